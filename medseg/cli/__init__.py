@@ -1,0 +1,71 @@
+"""The ``medseg`` command. Each subcommand has a file of its own that parses, calls and prints."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from medseg import __version__
+from medseg.cli import dataset, demo, evaluate, listing, phantom, segment, train
+from medseg.cli.console import errors
+from medseg.errors import MedsegError
+
+BUG_STATUS = 70
+INTERRUPTED_STATUS = 130
+
+app = typer.Typer(
+    name="medseg",
+    help="Medical image segmentation: train on CT and MR, segment NIfTI and DICOM, measure the masks.\n\n"
+    "New here? Run [bold]medseg demo[/bold]: it makes a data set, trains, segments and evaluates.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("segment")(segment.segment)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(dataset.app, name="dataset")
+app.command("phantom")(phantom.phantom)
+app.command("list")(listing.list_shipped)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+    ),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what is being done."),
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; leaves the process with the exit status of the design.
+
+    0 all done; 2 usage or configuration; 3 some inputs were refused or failed; 4 out of memory or disk; 5 nothing
+    could be done; 70 a bug; 130 interrupted.
+    """
+    try:
+        app(args=arguments)
+    except MedsegError as error:
+        errors.print(f"[bold red]error[/bold red] [{error.code}] {error}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_status)
+    except MemoryError:
+        errors.print("[bold red]error[/bold red] [MEMORY] out of memory; use smaller patches or volumes")
+        sys.exit(4)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(INTERRUPTED_STATUS)

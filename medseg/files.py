@@ -1,0 +1,96 @@
+"""Writing files so that a half-written one never bears its final name."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medseg.errors import StorageError
+
+_BLOCK_BYTES = 1 << 20
+
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", "free some space or choose another folder"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder"),
+    errno.EROFS: ("the file system is read-only", "choose a folder that can be written to"),
+    errno.EACCES: ("permission is denied", "choose a folder that you may write to"),
+    errno.EPERM: ("permission is denied", "choose a folder that you may write to"),
+    errno.ENOTDIR: ("a file is in the place of the folder", "choose another name"),
+    errno.EEXIST: ("a file is in the place of the folder", "choose another name"),
+}
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Turn an `OSError` from writing into a `StorageError` that says what to do."""
+    found, remedy = _REASONS.get(error.errno or 0, (error.strerror or str(error), "choose another folder"))
+    return StorageError(path, expected="a place that can be written to", found=found, remedy=remedy)
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and its parents, and prove that a file can be written there.
+
+    Raises:
+        StorageError: The folder cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return path
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside `target`; on success it is flushed to disk and renamed.
+
+    The temporary name ends with the target's own name, so that writers that look at the suffix work.
+
+    Raises:
+        StorageError: The file cannot be written. Nothing is left behind.
+    """
+    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+        _flush(target.parent)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,141 @@
+"""`LabelSet`: what the numbers of a label map mean. `LabelMap`: a label map together with its meaning."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from medseg.volume import Affine, Grid, Volume, smallest_unsigned
+
+BACKGROUND = 0
+_GOLDEN_RATIO = 0.618033988749895
+
+
+class Laterality(Enum):
+    """Side of a paired organ."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
+class CodedConcept(BaseModel):
+    """A concept of a terminology (DICOM PS3.16); SNOMED CT unless the scheme says otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: str = Field(min_length=1, description="Code value, such as 10200004.")
+    meaning: str = Field(min_length=1, description="Code meaning, such as Liver.")
+    scheme: str = Field(default="SCT", description="Coding scheme designator.")
+
+
+class Label(BaseModel):
+    """One organ or structure."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: int = Field(ge=1, description="Value in the label map; 0 is background.")
+    name: str = Field(min_length=1, description="Short unique name, used in tables and file names.")
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = Field(
+        default=None, description="Display colour as #rrggbb."
+    )
+    code: CodedConcept | None = Field(default=None, description="What the structure is, as a coded concept.")
+    laterality: Laterality | None = Field(default=None, description="Side, for paired organs.")
+
+    @property
+    def rgb(self) -> tuple[float, float, float]:
+        """Display colour, each part from 0 to 1; a colour of its own where none is set."""
+        if self.color is None:
+            return colorsys.hsv_to_rgb((self.index * _GOLDEN_RATIO) % 1.0, 0.75, 0.95)
+        red, green, blue = (int(self.color[start : start + 2], 16) / 255 for start in (1, 3, 5))
+        return red, green, blue
+
+
+class LabelSet(RootModel[tuple[Label, ...]]):
+    """The labels of a data set or a model, ordered by index; background (0) is not listed.
+
+    Raises:
+        ValueError: Two labels share an index or a name, or there is none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> LabelSet:
+        if not self.root:
+            raise ValueError("at least one label is needed")
+        for what in ("index", "name"):
+            values = [getattr(label, what) for label in self.root]
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                raise ValueError(f"each label needs its own {what}; used twice: {', '.join(twice)}")
+        object.__setattr__(self, "root", tuple(sorted(self.root, key=lambda label: label.index)))
+        return self
+
+    @classmethod
+    def from_names(cls, names: dict[int, str]) -> LabelSet:
+        """Make a set from {index: name}; index 0 is taken as background and left out."""
+        return cls(tuple(Label(index=i, name=n) for i, n in names.items() if i != BACKGROUND))
+
+    def __iter__(self) -> Iterator[Label]:  # type: ignore[override]
+        return iter(self.root)
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Label values in ascending order, without background."""
+        return tuple(label.index for label in self.root)
+
+    @property
+    def largest(self) -> int:
+        """The largest label value."""
+        return self.indices[-1]
+
+    @property
+    def channel_values(self) -> NDArray[np.unsignedinteger]:  # type: ignore[type-arg]
+        """Label value of each network output channel: background first, then the labels by index."""
+        return np.array((BACKGROUND, *self.indices), dtype=smallest_unsigned(self.largest))
+
+    def unknown_values(self, array: NDArray[np.generic]) -> list[float]:
+        """Return the values of a label array that are neither background nor in the set."""
+        return [float(v) for v in np.unique(array) if v not in (BACKGROUND, *self.indices)]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """A label map on the grid of the image it was made from.
+
+    Attributes:
+        volume: The label values; the smallest unsigned integer type that holds the largest label.
+        labels: What the values mean.
+    """
+
+    volume: Volume
+    labels: LabelSet
+
+    @property
+    def array(self) -> NDArray[np.generic]:
+        """Label values indexed [i, j, k]."""
+        return self.volume.array
+
+    @property
+    def affine(self) -> Affine:
+        """4x4, voxel index to RAS+ millimetres."""
+        return self.volume.affine
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return self.volume.grid
+
+    def volume_ml(self, label: Label) -> float:
+        """Volume of one label in millilitres."""
+        return int((self.array == label.index).sum()) * self.grid.voxel_volume_ml

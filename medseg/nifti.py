@@ -1,0 +1,250 @@
+"""NIfTI files <-> `Volume`: strict, checked to the last byte, written atomically.
+
+The format is that of the NIfTI-1 and NIfTI-2 data format documents of the NIMH Data Format Working Group.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, isal_zlib
+from numpy.typing import NDArray
+
+from medseg.errors import GridError, NiftiError
+from medseg.files import atomic_path
+from medseg.findings import Finding, FindingCode
+from medseg.labels import LabelMap
+from medseg.volume import GRID_TOLERANCE_MM, Affine, Grid, Volume, smallest_unsigned
+
+SUFFIXES = (".nii.gz", ".nii")
+MAX_VOXELS = 1 << 31
+_HEADER_SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_BLOCK_BYTES = 1 << 22
+_GZIP_LEVEL = 1
+_INTENT_LABEL = 1002
+_SCANNER_COORDINATES = 1
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file name ends with ``.nii`` or ``.nii.gz``."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def case_name(path: Path) -> str:
+    """Return a NIfTI file's name without its suffix."""
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".gz") else path.stem
+
+
+def read_nifti(path: Path, max_voxels: int = MAX_VOXELS) -> Volume:
+    """Read a 3-D NIfTI file, to the end of its stream so that the gzip checksum is verified.
+
+    A 4-D file with one time point and a 2-D image are read as 3-D. Values keep the type that they are stored
+    in, unless the header scales them: then they are float32. The sform comes before the qform; shear is kept.
+
+    Args:
+        path: A ``.nii`` or ``.nii.gz`` file.
+        max_voxels: Refused above this, before anything is allocated.
+
+    Raises:
+        NiftiError: The file is missing, corrupt, truncated, too large, has several time points, holds colours
+            or complex numbers, or its affine is singular or not finite.
+    """
+    if not path.is_file():
+        raise NiftiError(path, expected="a NIfTI file", found="no such file", remedy="check the path")
+    try:
+        with _open_for_reading(path) as stream:
+            header = _read_header(path, stream)
+            shape = _checked_shape(path, header, max_voxels)
+            array = _read_voxels(path, stream, header, shape)
+            while stream.read(_BLOCK_BYTES):
+                pass
+    except (OSError, EOFError, isal_zlib.error) as error:
+        raise NiftiError(
+            path,
+            expected="a whole NIfTI file",
+            found=f"a corrupt or truncated one ({str(error) or type(error).__name__})",
+            remedy="copy or export it again",
+        ) from error
+    affine, findings = _affine_of(path, header, shape)
+    return Volume(_scaled(array, header), affine, source=str(path), findings=findings)
+
+
+def write_nifti(path: Path, volume: Volume | LabelMap) -> None:
+    """Write a volume, or a label map in the smallest unsigned type that holds its largest label.
+
+    The affine goes into the sform bit for bit as far as the format's float32 goes, and into the qform unless it
+    is sheared, which a qform cannot express. Label maps get intent code 1002 (label). The same input gives the
+    same bytes.
+
+    Args:
+        path: Ends with ``.nii`` or ``.nii.gz``.
+        volume: What to write.
+
+    Raises:
+        StorageError: The file cannot be written; nothing is left under its name.
+    """
+    is_label = isinstance(volume, LabelMap)
+    array = volume.array
+    if isinstance(volume, LabelMap):
+        array = array.astype(smallest_unsigned(volume.labels.largest), copy=False)
+    header = _header_for(array, volume.grid, is_label)
+    with atomic_path(path) as temporary, _open_for_writing(temporary) as stream:
+        stream.write(header.binaryblock)
+        stream.write(b"\0" * (int(header["vox_offset"]) - len(header.binaryblock)))
+        for k in range(array.shape[2]):
+            stream.write(array[:, :, k].tobytes(order="F"))
+
+
+@contextmanager
+def _open_for_reading(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as raw:
+        if path.name.lower().endswith(".gz"):
+            with igzip.IGzipFile(fileobj=raw, mode="rb") as stream:
+                yield stream
+        else:
+            yield raw
+
+
+@contextmanager
+def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("wb") as raw:
+        if path.name.lower().endswith(".gz"):
+            with igzip.IGzipFile("", "wb", compresslevel=_GZIP_LEVEL, fileobj=raw, mtime=0) as stream:
+                yield stream
+        else:
+            yield raw
+
+
+def _read_header(path: Path, stream: IO[bytes]) -> Any:
+    start = stream.read(4)
+    little, big = int.from_bytes(start, "little"), int.from_bytes(start, "big")
+    size = little if little in _HEADER_SIZES else big
+    if size not in _HEADER_SIZES:
+        raise NiftiError(
+            path,
+            expected="a NIfTI-1 or NIfTI-2 header",
+            found="other data",
+            remedy="convert the file to NIfTI",
+        )
+    block = start + stream.read(size - 4)
+    if len(block) < size:
+        raise EOFError("the header is cut short")
+    try:
+        header = _HEADER_SIZES[size].from_fileobj(io.BytesIO(block), check=False)
+        header.get_data_dtype()
+    except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+        raise NiftiError(
+            path, expected="a valid header", found=str(error), remedy="export the file again"
+        ) from error
+    offset = int(header["vox_offset"])
+    if offset < size or len(stream.read(offset - size)) < offset - size:
+        raise EOFError("the voxel offset lies outside the file")
+    return header
+
+
+def _checked_shape(path: Path, header: Any, max_voxels: int) -> tuple[int, int, int]:
+    shape = [int(size) for size in header["dim"][1 : int(header["dim"][0]) + 1]]
+    if not 2 <= len(shape) <= 7 or min(shape) < 1:
+        raise NiftiError(path, expected="2 to 7 positive sizes", found=f"sizes {shape}", remedy="export it again")
+    if any(size != 1 for size in shape[3:]):
+        raise NiftiError(
+            path,
+            expected="one 3-D volume",
+            found=f"{len(shape)} dimensions of sizes {shape}",
+            remedy="split it into one file per time point or channel",
+        )
+    i, j, k = (*shape, 1)[:3]
+    if i * j * k > max_voxels:
+        raise NiftiError(
+            path,
+            expected=f"at most {max_voxels} voxels",
+            found=f"{i} x {j} x {k}",
+            remedy="check the header; crop or resample a volume that really is so large",
+        )
+    return i, j, k
+
+
+def _read_voxels(path: Path, stream: IO[bytes], header: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
+    dtype: np.dtype[Any] = header.get_data_dtype()
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise NiftiError(
+            path,
+            expected="integers or real numbers",
+            found=f"voxels of type {dtype}",
+            remedy="export one grey channel",
+        )
+    flat = np.empty(int(np.prod(shape, dtype=np.int64)), dtype=dtype)
+    target = memoryview(flat).cast("B")
+    filled = 0
+    while filled < len(target):
+        count = cast(io.RawIOBase, stream).readinto(target[filled : filled + _BLOCK_BYTES])
+        if not count:
+            raise EOFError(f"{filled} of {len(target)} voxel bytes are there")
+        filled += count
+    native = flat.astype(dtype.newbyteorder("="), copy=False)
+    return native.reshape(shape, order="F")
+
+
+def _scaled(array: NDArray[Any], header: Any) -> NDArray[Any]:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not np.isfinite((slope, intercept)).all() or (slope, intercept) == (1, 0):
+        return array
+    scaled = array.astype(np.float32)
+    scaled *= np.float32(slope)
+    scaled += np.float32(intercept)
+    return scaled
+
+
+def _affine_of(path: Path, header: Any, shape: tuple[int, int, int]) -> tuple[Affine, tuple[Finding, ...]]:
+    has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    findings: list[Finding] = []
+    try:
+        forms = [f() for f, there in ((header.get_sform, has_sform), (header.get_qform, has_qform)) if there]
+        if not forms:
+            forms = [header.get_base_affine()]
+            findings.append(Finding(FindingCode.NO_ORIENTATION, "neither sform nor qform: RAS axes assumed"))
+        grid = Grid(shape, forms[0])
+        if len(forms) > 1:
+            findings += _disagreement(grid, forms[1])
+    except (GridError, nib.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        found = error.found if isinstance(error, GridError) else str(error)
+        raise NiftiError(
+            path, expected="a finite, invertible affine", found=found, remedy="correct sform or qform"
+        ) from error
+    return grid.affine, tuple(findings)
+
+
+def _disagreement(grid: Grid, qform: Affine) -> list[Finding]:
+    try:
+        difference = grid.difference(Grid(grid.shape, qform), 100 * GRID_TOLERANCE_MM)
+    except GridError as error:
+        difference = error.found
+    if difference is None:
+        return []
+    return [Finding(FindingCode.FORMS_DISAGREE, f"sform and qform disagree ({difference}): sform taken")]
+
+
+def _header_for(array: NDArray[Any], grid: Grid, is_label: bool) -> Any:
+    header = nib.Nifti1Header()
+    header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape)
+    header.set_zooms(grid.spacing_mm)
+    header.set_sform(grid.affine, code=_SCANNER_COORDINATES)
+    if grid.is_sheared:
+        header["qform_code"] = 0
+    else:
+        header.set_qform(grid.affine, code=_SCANNER_COORDINATES, strip_shears=True)
+    header.set_xyzt_units("mm", "sec")
+    if is_label:
+        header["intent_code"] = _INTENT_LABEL
+        header["cal_max"] = float(array.max())
+    header["scl_slope"], header["scl_inter"] = 1.0, 0.0
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    return header

@@ -1,0 +1,181 @@
+"""YAML 1.2 files -> typed models, with every problem of a file reported at once.
+
+Duplicate keys are errors, ``1e-3`` is a number and ``no`` is text. An unknown key is reported with its line and
+the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from medseg.errors import ConfigError, UsageError
+from medseg.files import write_text
+
+Model = TypeVar("Model", bound=BaseModel)
+Location = tuple[int | str, ...]
+
+
+def load_yaml(path: Path, model: type[Model]) -> Model:
+    """Read a YAML file into a pydantic model.
+
+    Args:
+        path: The file.
+        model: The model that says which keys are valid.
+
+    Raises:
+        UsageError: The file cannot be read.
+        ConfigError: It is not YAML, or it does not fit the model; names every problem with its line.
+    """
+    tree = read_tree(path)
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError(path, [f"{path}: expected keys and values, found {type(tree).__name__}"])
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(path, [_describe(path, tree, model, item) for item in error.errors()]) from error
+
+
+def read_tree(path: Path) -> Any:
+    """Read a YAML file as nested dicts and lists that remember their lines.
+
+    Raises:
+        UsageError: The file cannot be read.
+        ConfigError: It is not YAML, or a key stands twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            path, expected="a readable UTF-8 text file", found=type(error).__name__, remedy="check the path"
+        ) from error
+    try:
+        return YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        first = str(error.problem).splitlines()[0]
+        raise ConfigError(path, [f"{path}:{line}: not valid YAML 1.2: {first}"]) from error
+    except YAMLError as error:
+        raise ConfigError(path, [f"{path}: not valid YAML 1.2: {error}"]) from error
+
+
+def dump_yaml(path: Path, data: Any, comment: str = "") -> None:
+    """Write nested dicts and lists as YAML, atomically, with `comment` as the first lines.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    write_text(path, yaml_text(data, comment))
+
+
+def yaml_text(data: Any, comment: str = "") -> str:
+    """Return nested dicts and lists as YAML text, lists of plain values on one line."""
+    stream = io.StringIO()
+    for line in comment.splitlines():
+        stream.write(f"# {line}\n")
+    yaml = YAML(typ="rt")
+    yaml.width = 110
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.dump(_flowed(data), stream)
+    return stream.getvalue()
+
+
+def _flowed(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _flowed(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        sequence = CommentedSeq([_flowed(value) for value in data])
+        if not any(isinstance(value, dict) for value in data):
+            sequence.fa.set_flow_style()
+        return sequence
+    return data
+
+
+def _describe(path: Path, tree: CommentedMap, model: type[BaseModel], item: ErrorDetails) -> str:
+    location = _without_union_tags(tree, item["loc"])
+    line = _line_of(tree, location)
+    key = ".".join(str(part) for part in location) or "the file"
+    return f"{path}:{line}: {key}: {_message(model, item, location)}"
+
+
+def _message(model: type[BaseModel], item: ErrorDetails, location: Location) -> str:
+    if item["type"] == "extra_forbidden":
+        valid = _keys_at(model, item["loc"][:-1])
+        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(sorted(valid))}"
+        return f"unknown key; {hint}"
+    if item["type"] == "missing":
+        return "this key is required and is not there"
+    if item["type"] == "union_tag_invalid":
+        context = item.get("ctx", {})
+        tag, valid = str(context.get("tag")), str(context.get("expected_tags", "")).replace("'", "").split(", ")
+        near = difflib.get_close_matches(tag, valid, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
+        return f"unknown name '{tag}'; {hint}"
+    text = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    shown = f", found {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return text + shown
+
+
+def _without_union_tags(tree: Any, location: Location) -> Location:
+    """Drop the parts of a pydantic location that name a union member and not a key of the file."""
+    kept: list[int | str] = []
+    here = tree
+    last = len(location) - 1
+    for position, part in enumerate(location):
+        if isinstance(here, dict) and (part in here or position == last):
+            here = here.get(part)
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        else:
+            continue
+        kept.append(part)
+    return tuple(kept)
+
+
+def _line_of(tree: Any, location: Location) -> int:
+    line = 1
+    here = tree
+    for part in location:
+        try:
+            position = here.lc.key(part) if isinstance(here, CommentedMap) else here.lc.item(part)
+            line = position[0] + 1
+            here = here[part]
+        except (KeyError, IndexError, AttributeError, TypeError):
+            break
+    return line
+
+
+def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    """Return the valid keys of the model found by following `location` down from `model`."""
+    models: list[type[BaseModel]] = [model]
+    for part in location:
+        deeper = [m for parent in models for m in _models_in(_annotation(parent, part))]
+        tagged = [m for m in models if str(part) in _literals(m)]
+        models = deeper or tagged or models
+    return [name for m in models for name in m.model_fields]
+
+
+def _annotation(model: type[BaseModel], part: int | str) -> Any:
+    field = model.model_fields.get(str(part))
+    return field.annotation if field else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for inner in get_args(annotation) for m in _models_in(inner)]
+
+
+def _literals(model: type[BaseModel]) -> set[str]:
+    return {str(value) for f in model.model_fields.values() for value in get_args(f.annotation)}
