@@ -14,6 +14,8 @@ class FindingCode(Enum):
     NOT_AN_IMAGE = "not-an-image"
     FORMS_DISAGREE = "forms-disagree"
     NO_ORIENTATION = "no-orientation"
+    NOT_DICOM = "not-dicom"
+    DAMAGED_FILE = "damaged-file"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import colorsys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,7 @@ class LabelSet(RootModel[tuple[Label, ...]]):
         return self.indices[-1]
 
     @property
-    def channel_values(self) -> NDArray[np.unsignedinteger]:  # type: ignore[type-arg]
+    def channel_values(self) -> NDArray[np.unsignedinteger[Any]]:
         """Label value of each network output channel: background first, then the labels by index."""
         return np.array((BACKGROUND, *self.indices), dtype=smallest_unsigned(self.largest))
 
@@ -122,7 +122,7 @@ class LabelMap:
     labels: LabelSet
 
     @property
-    def array(self) -> NDArray[np.generic]:
+    def array(self) -> NDArray[np.integer[Any]]:
         """Label values indexed [i, j, k]."""
         return self.volume.array
 

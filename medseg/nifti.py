@@ -6,6 +6,7 @@ The format is that of the NIfTI-1 and NIfTI-2 data format documents of the NIMH 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medseg.errors import GridError, NiftiError
@@ -64,7 +66,7 @@ def read_nifti(path: Path, max_voxels: int = MAX_VOXELS) -> Volume:
             array = _read_voxels(path, stream, header, shape)
             while stream.read(_BLOCK_BYTES):
                 pass
-    except (OSError, EOFError, isal_zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise NiftiError(
             path,
             expected="a whole NIfTI file",
@@ -138,7 +140,7 @@ def _read_header(path: Path, stream: IO[bytes]) -> Any:
     try:
         header = _HEADER_SIZES[size].from_fileobj(io.BytesIO(block), check=False)
         header.get_data_dtype()
-    except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+    except (HeaderDataError, ValueError, KeyError) as error:
         raise NiftiError(
             path, expected="a valid header", found=str(error), remedy="export the file again"
         ) from error
@@ -180,7 +182,7 @@ def _read_voxels(path: Path, stream: IO[bytes], header: Any, shape: tuple[int, i
             remedy="export one grey channel",
         )
     flat = np.empty(int(np.prod(shape, dtype=np.int64)), dtype=dtype)
-    target = memoryview(flat).cast("B")
+    target = memoryview(flat.data).cast("B")
     filled = 0
     while filled < len(target):
         count = cast(io.RawIOBase, stream).readinto(target[filled : filled + _BLOCK_BYTES])
@@ -212,7 +214,7 @@ def _affine_of(path: Path, header: Any, shape: tuple[int, int, int]) -> tuple[Af
         grid = Grid(shape, forms[0])
         if len(forms) > 1:
             findings += _disagreement(grid, forms[1])
-    except (GridError, nib.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+    except (GridError, HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         found = error.found if isinstance(error, GridError) else str(error)
         raise NiftiError(
             path, expected="a finite, invertible affine", found=found, remedy="correct sform or qform"

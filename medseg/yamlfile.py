@@ -1,18 +1,19 @@
 """YAML 1.2 files -> typed models, with every problem of a file reported at once.
 
-Duplicate keys are errors, ``1e-3`` is a number and ``no`` is text. An unknown key is reported with its line and
-the nearest valid key.
+Duplicate keys are errors, ``1e-3`` is a number and ``no`` is text. An unknown key is reported with its line
+and the nearest valid key.
 """
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -38,7 +39,8 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
     """
     tree = read_tree(path)
     if not isinstance(tree, CommentedMap):
-        raise ConfigError(path, [f"{path}: expected keys and values, found {type(tree).__name__}"])
+        found = "an empty file" if tree is None else "a list" if isinstance(tree, list) else "a single value"
+        raise ConfigError(path, [f"{path}: expected keys and values, found {found}"])
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -66,6 +68,8 @@ def read_tree(path: Path) -> Any:
         raise ConfigError(path, [f"{path}:{line}: not valid YAML 1.2: {first}"]) from error
     except YAMLError as error:
         raise ConfigError(path, [f"{path}: not valid YAML 1.2: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError(path, [f"{path}: expected a few levels of keys, found too many to read"]) from error
 
 
 def dump_yaml(path: Path, data: Any, comment: str = "") -> None:
@@ -84,9 +88,8 @@ def yaml_text(data: Any, comment: str = "") -> str:
         stream.write(f"# {line}\n")
     yaml = YAML(typ="rt")
     yaml.width = 110
-    yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.dump(_flowed(data), stream)
-    return stream.getvalue()
+    return "".join(f"{line.rstrip(' ')}\n" for line in stream.getvalue().split("\n")[:-1])
 
 
 def _flowed(data: Any) -> Any:
@@ -97,43 +100,55 @@ def _flowed(data: Any) -> Any:
         if not any(isinstance(value, dict) for value in data):
             sequence.fa.set_flow_style()
         return sequence
-    return data
+    return str(data) if isinstance(data, str) else data  # no block scalars: their trailing spaces would count
 
 
 def _describe(path: Path, tree: CommentedMap, model: type[BaseModel], item: ErrorDetails) -> str:
-    location = _without_union_tags(tree, item["loc"])
+    location = _without_union_tags(tree, item["loc"], names_absent_key=item["type"] == "missing")
     line = _line_of(tree, location)
     key = ".".join(str(part) for part in location) or "the file"
     return f"{path}:{line}: {key}: {_message(model, item, location)}"
 
 
 def _message(model: type[BaseModel], item: ErrorDetails, location: Location) -> str:
-    if item["type"] == "extra_forbidden":
-        valid = _keys_at(model, item["loc"][:-1])
-        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(sorted(valid))}"
-        return f"unknown key; {hint}"
-    if item["type"] == "missing":
-        return "this key is required and is not there"
-    if item["type"] == "union_tag_invalid":
-        context = item.get("ctx", {})
-        tag, valid = str(context.get("tag")), str(context.get("expected_tags", "")).replace("'", "").split(", ")
-        near = difflib.get_close_matches(tag, valid, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
-        return f"unknown name '{tag}'; {hint}"
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "extra_forbidden":
+            return f"unknown key; {_nearest(str(location[-1]), _keys_at(model, item['loc'][:-1]), 'valid keys')}"
+        case "missing":
+            return "this key is required and is not there"
+        case "union_tag_not_found":
+            return f"the key {context.get('discriminator')} is required and is not there"
+        case "union_tag_invalid":
+            tags = str(context.get("expected_tags", "")).replace("'", "").split(", ")
+            tag = str(context.get("tag"))
+            return f"unknown name '{tag}'; {_nearest(tag, tags, 'valid')}"
     text = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = f", found {given!r}" if isinstance(given, str | int | float | bool) else ""
-    return text + shown
+    remedy = "; put it in quotes" if item["type"] == "string_type" and _is_scalar(given) else ""
+    return text + shown + remedy
 
 
-def _without_union_tags(tree: Any, location: Location) -> Location:
-    """Drop the parts of a pydantic location that name a union member and not a key of the file."""
+def _nearest(given: str, valid: list[str], what: str) -> str:
+    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"{what}: {', '.join(sorted(valid))}"
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, int | float | datetime.date)
+
+
+def _without_union_tags(tree: Any, location: Location, *, names_absent_key: bool) -> Location:
+    """Drop the parts of a pydantic location that name a union member and not a key of the file.
+
+    The last part stays where it names a key that should be in the file and is not.
+    """
     kept: list[int | str] = []
     here = tree
     last = len(location) - 1
     for position, part in enumerate(location):
-        if isinstance(here, dict) and (part in here or position == last):
+        if isinstance(here, dict) and (part in here or (names_absent_key and position == last)):
             here = here.get(part)
         elif isinstance(here, list) and isinstance(part, int) and part < len(here):
             here = here[part]
@@ -158,7 +173,7 @@ def _line_of(tree: Any, location: Location) -> int:
 
 def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     """Return the valid keys of the model found by following `location` down from `model`."""
-    models: list[type[BaseModel]] = [model]
+    models = _models_in(model)
     for part in location:
         deeper = [m for parent in models for m in _models_in(_annotation(parent, part))]
         tagged = [m for m in models if str(part) in _literals(m)]
@@ -172,6 +187,9 @@ def _annotation(model: type[BaseModel], part: int | str) -> Any:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that an annotation names; for a `RootModel`, those that its root is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        return _models_in(annotation.model_fields["root"].annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for inner in get_args(annotation) for m in _models_in(inner)]

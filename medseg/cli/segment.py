@@ -1,0 +1,92 @@
+"""``medseg segment``: a model and images -> label maps on the images' own grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from medseg.cli.console import console, errors, progress_bar
+from medseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from medseg.batch import Outcome
+
+_SOME_FAILED = 3
+_NOTHING_DONE = 5
+
+
+def segment(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="NIfTI files, folders of NIfTI files, or folders with one DICOM series each."),
+    ],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Model package, or the run folder that holds it.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the label maps; a .nii.gz file for one input.")
+    ],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overlap: Annotated[
+        float | None, typer.Option(help="Of neighbouring tiles, 0 to 0.9; the model's own by default.")
+    ] = None,
+    mirror: Annotated[
+        bool | None,
+        typer.Option("--mirror/--no-mirror", help="Test-time mirroring along the model's axes; on by default."),
+    ] = None,
+) -> None:
+    """Segment images by sliding window; each label map lies on its image's own grid.
+
+    One bad input does not stop the others: the exit status is 3 when some were refused, 5 when all were.
+
+    Example: [bold]medseg segment --model runs/liver CT_FOLDER scan.nii.gz -o masks[/bold]
+    """
+    from medseg.batch import find_studies, segment_all
+    from medseg.files import make_folder
+    from medseg.nifti import is_nifti
+    from medseg.segmenter import load_model
+
+    if overlap is not None and not 0 <= overlap <= 0.9:
+        raise UsageError("--overlap", expected="a share from 0 to 0.9", found=f"{overlap}", remedy="try 0.5")
+    make_folder(output.parent if is_nifti(output) else output)
+    axes = () if mirror is False else None
+    segmenter = load_model(model, device, overlap=overlap, mirror_axes=axes)
+    studies = find_studies(inputs, len(segmenter.package.modalities))
+    with progress_bar() as progress:
+        overall = progress.add_task("studies", total=len(studies), note="")
+        tiles = progress.add_task("tiles", total=None, note="")
+
+        def finished(outcome: Outcome) -> None:
+            progress.advance(overall)
+            if outcome.error:
+                errors.print(f"[red]refused[/red] [{outcome.error.code}] {escape(str(outcome.error))}")
+
+        outcomes = segment_all(
+            segmenter,
+            studies,
+            output,
+            tiles=lambda done, total: progress.update(tiles, completed=done, total=total),
+            finished=finished,
+        )
+    print_outcomes(outcomes)
+    refused = sum(outcome.error is not None for outcome in outcomes)
+    if refused:
+        raise typer.Exit(_NOTHING_DONE if refused == len(outcomes) else _SOME_FAILED)
+
+
+def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Print one row a label map: its volumes and what was odd about its input."""
+    done = [outcome.segmentation for outcome in outcomes if outcome.segmentation]
+    if not done:
+        return
+    names = list(done[0].volumes_ml)
+    table = Table("label map", *[f"{name} ml" for name in names], title=f"{len(done)} of {len(outcomes)} segmented")
+    for result in done:
+        table.add_row(escape(str(result.output)), *[f"{result.volumes_ml[name]:.1f}" for name in names])
+    console.print(table)
+    for result in done:
+        for finding in result.findings:
+            console.print(f"{escape(result.output.name)}: {escape(str(finding))}")

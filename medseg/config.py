@@ -1,0 +1,143 @@
+"""`ExperimentConfig`: a training YAML, typed and cross-checked before anything is computed."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from medseg.data.augment import Augmentation
+from medseg.data.preprocessing import Preprocessing
+from medseg.device import Precision
+from medseg.inference import SlidingWindow
+from medseg.losses import LOSSES
+from medseg.model import NetworkSpec
+from medseg.networks import NETWORKS
+from medseg.registry import Registry
+from medseg.shipped import Shelf, find_yaml
+from medseg.yamlfile import load_yaml
+
+
+def _choice(registry: Registry[Any]) -> Any:
+    """Return the annotation of "one of the registry's names with its fields"."""
+    models = [entry.fields for entry in registry]
+    return Annotated[reduce(or_, models), Field(discriminator="name")] if len(models) > 1 else models[0]
+
+
+if TYPE_CHECKING:
+    NetworkFields = BaseModel
+    LossFields = BaseModel
+else:
+    NetworkFields = _choice(NETWORKS)
+    LossFields = _choice(LOSSES)
+
+
+class DataConfig(BaseModel):
+    """Which cases are learnt from and which are validated on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manifest: str = Field(description="Name in data_manifests/, or path of a manifest.")
+    root: Path | None = Field(default=None, description="Data folder; --data-root comes first.")
+    fold: int = Field(default=0, ge=0, description="Validation fold of the manifest; the other folds train.")
+
+
+class OptimizerConfig(BaseModel):
+    """The optimizer and its learning rate over time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["adamw", "sgd"] = Field(default="adamw", description="SGD has Nesterov momentum.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="The highest one, after the warm-up.")
+    weight_decay: float = Field(default=1e-2, ge=0, description="Decoupled for AdamW.")
+    momentum: float = Field(default=0.99, ge=0, lt=1, description="Of SGD.")
+    schedule: Literal["cosine", "poly"] = Field(default="cosine", description="Fall of the learning rate.")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the training that the rate rises in.")
+    clip_norm: float | None = Field(default=12.0, gt=0, description="Largest norm of the gradient.")
+
+
+class TrainingConfig(BaseModel):
+    """How long and on what the network is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patch_size: tuple[int, ...] = Field(description="Voxels along R, A, S; two numbers make a 2-D network.")
+    batch_size: int = Field(default=2, ge=1, description="Patches a step.")
+    epochs: int = Field(default=100, ge=1, description="Number of epochs, unless --budget is given.")
+    steps_per_epoch: int = Field(default=100, ge=1, description="Optimizer steps an epoch.")
+    foreground_share: float = Field(default=0.33, ge=0, le=1, description="Share of patches centred on a label.")
+    validate_every: int = Field(default=5, ge=1, description="Epochs between validations.")
+    seed: int = Field(default=0, ge=0, description="Of every random draw.")
+    precision: Precision = Field(default="auto", description="bf16 or fp16 on CUDA, fp32 on the CPU by default.")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    augmentation: Augmentation = Augmentation()
+
+    @field_validator("patch_size")
+    @classmethod
+    def _two_or_three(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(value) not in (2, 3) or min(value) < 4:
+            raise ValueError("two or three sizes of at least 4 voxels are needed")
+        return value
+
+
+class ExperimentConfig(BaseModel):
+    """One training experiment, complete in one file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Name of the run folder and of the model.")
+    description: str = Field(default="", description="One or two sentences for people.")
+    data: DataConfig
+    preprocessing: Preprocessing
+    network: NetworkFields = Field(description="Name of the network and its own fields; see medseg list.")
+    loss: LossFields = Field(description="Name of the loss and its own fields; see medseg list.")
+    training: TrainingConfig
+    inference: SlidingWindow = SlidingWindow()
+
+    @property
+    def spatial_dims(self) -> Literal[2, 3]:
+        """2 or 3, by the number of patch sizes."""
+        return 2 if len(self.training.patch_size) == 2 else 3
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ExperimentConfig:
+        dims = self.spatial_dims
+        for where, axes in (
+            ("inference.mirror_axes", self.inference.mirror_axes),
+            ("training.augmentation.flip_axes", self.training.augmentation.flip_axes),
+        ):
+            if any(not 0 <= axis < dims for axis in axes):
+                raise ValueError(f"{where} {list(axes)} must lie in 0..{dims - 1} for a {dims}-D network")
+        tile = self.inference.tile_size
+        if tile is not None and len(tile) != dims:
+            raise ValueError(f"inference.tile_size has {len(tile)} sizes, training.patch_size {dims}")
+        return self
+
+    def network_spec(self, in_channels: int, num_classes: int) -> NetworkSpec:
+        """Return how to build the network for a data set's channels and classes."""
+        fields = self.network.model_dump()
+        return NetworkSpec(
+            name=fields.pop("name"),
+            spatial_dims=self.spatial_dims,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            fields=fields,
+        )
+
+    def window(self) -> SlidingWindow:
+        """Return the sliding window with its tile size set."""
+        tile = self.inference.tile_size or self.training.patch_size
+        return self.inference.model_copy(update={"tile_size": tile})
+
+
+def load_config(name_or_path: str) -> ExperimentConfig:
+    """Read a training YAML by its path, or by its name in ``configs/``.
+
+    Raises:
+        UsageError: There is no such file.
+        ConfigError: It is not valid; every problem is named with its line.
+    """
+    return load_yaml(find_yaml(name_or_path, Shelf.CONFIGS), ExperimentConfig)

@@ -1,0 +1,73 @@
+"""Batches of patches, read ahead in threads while the device computes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg.data.augment import Augmentation, augment, draw
+from medseg.data.sampler import PatchSampler
+
+Batch = tuple[Tensor, Tensor]
+_AHEAD = 3
+
+
+@dataclass(frozen=True)
+class PatchLoader:
+    """Augmented batches of an endless run of epochs.
+
+    Args:
+        sampler: Draws the patches.
+        augmentation: Changes them, on the device.
+        batch_size: Patches a batch.
+        steps_per_epoch: Batches an epoch.
+        device: Where the batches are wanted.
+        workers: Threads that read ahead. Their number changes no value of any batch.
+    """
+
+    sampler: PatchSampler
+    augmentation: Augmentation
+    batch_size: int
+    steps_per_epoch: int
+    device: torch.device
+    workers: int = 1
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """Yield the batch of each step from `first_step` on, without end.
+
+        Yields:
+            Image float32 (B, C, *patch) and class indices int64 (B, *patch); 2-D where the patch is one plane.
+        """
+        with ThreadPoolExecutor(self.workers) as pool:
+            waiting: deque[Future[Batch]] = deque()
+            try:
+                step = first_step
+                while True:
+                    while len(waiting) < _AHEAD * self.workers:
+                        waiting.append(pool.submit(self._read, step + len(waiting)))
+                    yield self._finish(waiting.popleft().result(), step)
+                    step += 1
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _read(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        image, label = self.sampler.batch(epoch, place * self.batch_size, self.batch_size)
+        if self.device.type == "cuda":
+            return image.pin_memory(), label.pin_memory()
+        return image, label
+
+    def _finish(self, batch: Batch, step: int) -> Batch:
+        image, label = (x.to(self.device, non_blocking=True) for x in batch)
+        if self.sampler.patch_size[2] == 1:
+            image, label = image[..., 0], label[..., 0]
+        epoch, place = divmod(step, self.steps_per_epoch)
+        first = place * self.batch_size
+        keys = [(self.sampler.seed, epoch, first + n) for n in range(self.batch_size)]
+        return augment(image, label, [draw(self.augmentation, label.ndim - 1, key) for key in keys])

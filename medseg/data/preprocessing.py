@@ -1,0 +1,103 @@
+"""`Preprocessing`: the typed description of how an image becomes what a network sees.
+
+It stands in a config with values left open, is completed from the training cases, and is carried in the model
+package. Nothing restates it at deployment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medseg.data.fingerprint import Fingerprint
+
+Positive = Annotated[float, Field(gt=0)]
+AxisSpacing = Positive | Literal["keep"]
+
+
+class CTIntensity(BaseModel):
+    """Clip to a window in HU, then subtract a mean and divide by a standard deviation of the data set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["ct"]
+    clip_hu: tuple[float, float] | None = Field(
+        default=None, description="Lowest and highest HU kept; 0.5 and 99.5 percentile of the foreground if unset."
+    )
+    mean_hu: float | None = Field(default=None, description="Mean of the foreground; measured if unset.")
+    std_hu: Positive | None = Field(
+        default=None, description="Standard deviation of the foreground; measured if unset."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> CTIntensity:
+        if self.clip_hu is not None and self.clip_hu[0] >= self.clip_hu[1]:
+            raise ValueError(f"clip_hu must rise, found {list(self.clip_hu)}")
+        return self
+
+
+class ZScoreIntensity(BaseModel):
+    """Subtract each image's own mean and divide by its own standard deviation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["zscore"]
+    nonzero: bool = Field(
+        default=False, description="Measure and change non-zero voxels only."
+    )
+
+
+Intensity = Annotated[CTIntensity | ZScoreIntensity, Field(discriminator="kind")]
+
+
+class Preprocessing(BaseModel):
+    """How an image becomes what a network sees: RAS, cropped, resampled, normalised; in this order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spacing_mm: tuple[AxisSpacing, AxisSpacing, AxisSpacing] | None = Field(
+        default=None,
+        description="Voxel spacing along R, A, S that the network works at; 'keep' leaves an axis as it is; "
+        "the median of the training cases if unset.",
+    )
+    crop_above: float | None = Field(
+        default=None,
+        description="Crop to the box of voxels above this value (0 for MR, -500 for CT); no crop if unset. "
+        "What lies outside the box is background.",
+    )
+    intensity: tuple[Intensity, ...] = Field(
+        min_length=1, description="One entry for each channel, or one for all of them."
+    )
+
+    def for_channels(self, channels: int) -> tuple[CTIntensity | ZScoreIntensity, ...]:
+        """Return one intensity rule for each of `channels` channels.
+
+        Raises:
+            ValueError: There is neither one rule nor one a channel.
+        """
+        if len(self.intensity) == 1:
+            return self.intensity * channels
+        if len(self.intensity) != channels:
+            raise ValueError(f"{len(self.intensity)} intensity rules for {channels} channels")
+        return self.intensity
+
+    def completed(self, fingerprint: Fingerprint) -> Preprocessing:
+        """Fill what was left open with what was measured on the training cases."""
+        rules = self.for_channels(len(fingerprint.foreground))
+        intensity = tuple(
+            _completed_ct(rule, fingerprint, channel) if isinstance(rule, CTIntensity) else rule
+            for channel, rule in enumerate(rules)
+        )
+        spacing = self.spacing_mm or fingerprint.median_spacing_mm
+        return self.model_copy(update={"intensity": intensity, "spacing_mm": spacing})
+
+
+def _completed_ct(rule: CTIntensity, fingerprint: Fingerprint, channel: int) -> CTIntensity:
+    seen = fingerprint.foreground[channel]
+    return CTIntensity(
+        kind="ct",
+        clip_hu=rule.clip_hu or (seen.percentile_00_5, seen.percentile_99_5),
+        mean_hu=seen.mean if rule.mean_hu is None else rule.mean_hu,
+        std_hu=rule.std_hu or max(seen.std, 1e-3),
+    )

@@ -1,0 +1,68 @@
+"""Training patches: which case, which place. The same (seed, epoch, index) gives the same patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.data.store import StoredCase
+
+Corner = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PatchSampler:
+    """Draws patches from stored cases.
+
+    Args:
+        cases: At least one.
+        patch_size: (i, j, k) voxels; k is 1 for a 2-D network.
+        foreground_share: Probability that a patch is centred on a voxel of a random class of its case.
+        seed: Of all draws.
+    """
+
+    cases: Sequence[StoredCase]
+    patch_size: Corner
+    foreground_share: float
+    seed: int
+
+    def sample(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """Draw one patch.
+
+        Every case comes once, in random order, before one comes again.
+
+        Args:
+            epoch: Counted from 0.
+            index: Of the patch within the epoch.
+
+        Returns:
+            Image float32 (C, i, j, k) and class indices int64 (i, j, k).
+        """
+        turn, place = divmod(index, len(self.cases))
+        order = np.random.default_rng([self.seed, epoch, turn]).permutation(len(self.cases))
+        case = self.cases[order[place]]
+        rng = np.random.default_rng([self.seed, epoch, index, 0])
+        patch: tuple[Tensor, Tensor] = case.patch(self._corner(case, rng), self.patch_size)
+        return patch
+
+    def batch(self, epoch: int, first: int, size: int) -> tuple[Tensor, Tensor]:
+        """Draw `size` patches from index `first` on; (B, C, i, j, k) and (B, i, j, k)."""
+        images, labels = zip(*(self.sample(epoch, first + n) for n in range(size)), strict=True)
+        return torch.stack(images), torch.stack(labels)
+
+    def _corner(self, case: StoredCase, rng: np.random.Generator) -> Corner:
+        free = [n - p for n, p in zip(case.shape, self.patch_size, strict=True)]
+        classes = case.classes
+        if classes.size and rng.random() < self.foreground_share:
+            voxels = case.voxels_of(int(rng.choice(classes)))
+            centre = voxels[rng.integers(len(voxels))]
+            wanted = [int(c) - p // 2 for c, p in zip(centre, self.patch_size, strict=True)]
+        else:
+            wanted = [int(rng.integers(0, max(f, 0) + 1)) for f in free]
+        # a patch larger than the case is centred on it
+        i, j, k = (f // 2 if f < 0 else min(max(w, 0), f) for w, f in zip(wanted, free, strict=True))
+        return i, j, k

@@ -1,0 +1,70 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from medseg.errors import DeviceError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return a device: ``auto`` takes CUDA where it is present, else the CPU.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: It is not there, or is no name of a device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind == "cpu" and not number:
+        return torch.device("cpu")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise DeviceError(
+            f"device '{name}'", expected="auto, cpu, cuda or cuda:N", found=f"'{name}'", remedy="use one of these"
+        )
+    present = torch.cuda.device_count()
+    if int(number or 0) >= present:
+        raise DeviceError(
+            f"device '{name}'",
+            expected="a CUDA device",
+            found=f"{present} CUDA device(s)",
+            remedy="use --device cpu, or check the driver and that torch is a CUDA build",
+        )
+    return torch.device(name)
+
+
+def pick_precision(precision: Precision, device: torch.device) -> Precision:
+    """Resolve ``auto``: bf16 on a CUDA device that has it, else fp16 there, fp32 on the CPU."""
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """Return the autocast context of a precision; one that does nothing for fp32."""
+    dtype = _TYPES.get(pick_precision(precision, device))
+    context: AbstractContextManager[None] = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    return context
+
+
+def place(network: nn.Module, device: torch.device, spatial_dims: int) -> nn.Module:
+    """Move a network to a device, its weights channels-last."""
+    placed: nn.Module = network.to(device=device, memory_format=memory_format(spatial_dims))  # type: ignore[call-overload]
+    return placed
+
+
+def memory_format(spatial_dims: int) -> torch.memory_format:
+    """Return the channels-last format, which convolutions run faster in on CPUs and on tensor cores."""
+    return torch.channels_last_3d if spatial_dims == 3 else torch.channels_last

@@ -1,0 +1,177 @@
+"""`ModelPackage`: weights and everything needed to use them; the only contract between training and hospital.
+
+A package is a folder::
+
+    model.json                  the fields of `ModelPackage`
+    weights/fold_0.safetensors  one file a fold, its SHA-256 in model.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from medseg.data.fingerprint import Fingerprint
+from medseg.data.preprocessing import Preprocessing
+from medseg.errors import ModelError
+from medseg.files import atomic_path, sha256_of, write_text
+from medseg.inference import SlidingWindow
+from medseg.labels import LabelSet
+from medseg.networks import build_network
+
+SCHEMA_VERSION: Literal[1] = 1
+MODEL_FILE = "model.json"
+WEIGHTS_FOLDER = "weights"
+
+
+class NetworkSpec(BaseModel):
+    """How to build the network that the weights belong to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    spatial_dims: Literal[2, 3]
+    in_channels: int = Field(ge=1)
+    num_classes: int = Field(ge=2)
+    fields: dict[str, Any] = Field(default_factory=dict, description="The network's own arguments.")
+
+    def build(self) -> nn.Module:
+        """Build the network, with fresh weights."""
+        return build_network(
+            self.name,
+            spatial_dims=self.spatial_dims,
+            in_channels=self.in_channels,
+            num_classes=self.num_classes,
+            **self.fields,
+        )
+
+
+class Provenance(BaseModel):
+    """Where a model comes from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    medseg_version: str
+    created: str = Field(description="UTC, ISO 8601.")
+    dataset: str
+    config_sha256: str
+    data_sha256: str = Field(description="Of the training cases' ids and checksums.")
+    fold: int
+    training_cases: int
+    validation_dice: dict[str, float | None] = Field(description="Mean over validation cases, by label name.")
+
+
+class ModelPackage(BaseModel):
+    """Everything about a model but the numbers of its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(min_length=1)
+    modalities: tuple[str, ...] = Field(min_length=1, description="DICOM modality of each channel.")
+    network: NetworkSpec
+    labels: LabelSet
+    preprocessing: Preprocessing
+    inference: SlidingWindow
+    envelope: Fingerprint = Field(description="What the training images were like.")
+    provenance: Provenance
+    weights_sha256: dict[str, str] = Field(default_factory=dict, description="{file name: SHA-256}.")
+
+    def save(self, folder: Path, weights: dict[str, dict[str, Tensor]]) -> ModelPackage:
+        """Write the package; the weights first, model.json last, each atomically.
+
+        Args:
+            folder: The package's folder.
+            weights: {name such as ``fold_0``: state dict}.
+
+        Returns:
+            The package with the checksums of the weights written.
+
+        Raises:
+            StorageError: A file cannot be written.
+        """
+        checksums: dict[str, str] = {}
+        for name, state in weights.items():
+            target = folder / WEIGHTS_FOLDER / f"{name}.safetensors"
+            with atomic_path(target) as temporary:
+                safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+            checksums[target.name] = sha256_of(target)
+        package = self.model_copy(update={"weights_sha256": checksums})
+        write_text(folder / MODEL_FILE, package.model_dump_json(indent=1) + "\n")
+        return package
+
+
+def find_package(path: Path) -> Path:
+    """Return the package's folder for a package, its model.json, or a run folder that holds one.
+
+    Raises:
+        ModelError: There is none.
+    """
+    for folder in (path, path / "model", path.parent if path.name == MODEL_FILE else path):
+        if (folder / MODEL_FILE).is_file():
+            return folder
+    raise ModelError(
+        path,
+        expected=f"a model folder with {MODEL_FILE}",
+        found="none",
+        remedy="give the folder that training made",
+    )
+
+
+def load_package(path: Path) -> ModelPackage:
+    """Read and check a package's model.json.
+
+    Raises:
+        ModelError: It is not there, is not valid, or is of another schema version.
+    """
+    file = find_package(path) / MODEL_FILE
+    try:
+        return ModelPackage.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not UTF-8 text"}
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ModelError(
+            file,
+            expected=f"a model description of schema version {SCHEMA_VERSION}",
+            found=f"{place}: {first['msg']}",
+            remedy="train again, or use the medseg version that made it",
+        ) from error
+
+
+def load_networks(path: Path, package: ModelPackage) -> list[nn.Module]:
+    """Build the network of each fold with its weights, their checksums verified.
+
+    Raises:
+        ModelError: A file of weights is missing, differs from its checksum, or does not fit the network.
+    """
+    folder = find_package(path) / WEIGHTS_FOLDER
+    return [_load_network(folder / name, checksum, package) for name, checksum in package.weights_sha256.items()]
+
+
+def _load_network(file: Path, checksum: str, package: ModelPackage) -> nn.Module:
+    if not file.is_file():
+        raise ModelError(file, expected="a file of weights", found="no such file", remedy="copy the model again")
+    found = sha256_of(file)
+    if found != checksum:
+        raise ModelError(
+            file,
+            expected=f"SHA-256 {checksum[:12]}…",
+            found=f"{found[:12]}…: the weights were changed or damaged",
+            remedy="copy the model again",
+        )
+    network = package.network.build()
+    try:
+        network.load_state_dict(safetensors.torch.load_file(file))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise ModelError(
+            file,
+            expected=f"the weights of network '{package.network.name}'",
+            found=str(error).splitlines()[0],
+            remedy="copy the model again",
+        ) from error
+    return network.eval()

@@ -1,0 +1,116 @@
+"""The standard U-Net in two and three dimensions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import UsageError
+from medseg.networks.blocks import (
+    CONV,
+    POOL,
+    TRANSPOSED,
+    Act,
+    Norm,
+    Sizes,
+    conv_norm_act,
+    init_he,
+    pad_to_multiple,
+)
+
+DEFAULT_CHANNELS = (64, 128, 256, 512, 1024)
+
+
+class UNet(nn.Module):
+    """Encoder and decoder joined by concatenated skips.
+
+    Each stage is two convolution-norm-activation units; max pooling leads down, a transposed convolution up.
+    Input of any size: it is padded inside and the output is cropped back.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Image channels.
+        num_classes: Output channels, background included.
+        channels: Feature channels of each stage, the finest first; its length is the depth.
+        norm: Normalisation of every unit.
+        act: Activation of every unit.
+        kernel_sizes: Kernel of each stage, one number an axis; 3 everywhere by default.
+        strides: Pooling between the stages, one number an axis; 2 everywhere by default. Use 1 along a thick
+            slice axis.
+        dropout: Probability of dropping a channel of the two deepest stages, while training.
+
+    Raises:
+        UsageError: The lists do not have one entry a stage (kernels) or between two stages (strides).
+
+    Source: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597); Çiçek et al. 2016 (arXiv:1606.06650). Padded
+    convolutions with normalisation, as became usual since.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a config may set is flat
+        self,
+        spatial_dims: Literal[2, 3],
+        in_channels: int,
+        num_classes: int,
+        *,
+        channels: Sizes = DEFAULT_CHANNELS,
+        norm: Norm = "batch",
+        act: Act = "relu",
+        kernel_sizes: tuple[Sizes, ...] | None = None,
+        strides: tuple[Sizes, ...] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        depth = len(channels)
+        kernels = kernel_sizes or ((3,) * spatial_dims,) * depth
+        self.strides = strides or ((2,) * spatial_dims,) * (depth - 1)
+        _check_stages("kernel_sizes", kernels, depth, spatial_dims)
+        _check_stages("strides", self.strides, depth - 1, spatial_dims)
+
+        def stage(inputs: int, level: int) -> nn.Sequential:
+            units = [
+                conv_norm_act(spatial_dims, i, channels[level], kernel=kernels[level], norm=norm, act=act)
+                for i in (inputs, channels[level])
+            ]
+            drop = _DROPOUT[spatial_dims](dropout) if dropout and level >= depth - 2 else nn.Identity()
+            return nn.Sequential(*units, drop)
+
+        self.encoder = nn.ModuleList(
+            stage(inputs, level) for level, inputs in enumerate((in_channels, *channels[:-1]))
+        )
+        self.pools = nn.ModuleList(POOL[spatial_dims](stride) for stride in self.strides)
+        self.ups = nn.ModuleList(
+            TRANSPOSED[spatial_dims](channels[n + 1], channels[n], stride, stride)  # type: ignore[arg-type]
+            for n, stride in enumerate(self.strides)
+        )
+        self.decoder = nn.ModuleList(stage(2 * channels[level], level) for level in range(depth - 1))
+        self.head = CONV[spatial_dims](channels[0], num_classes, kernel_size=1)
+        self.multiple = tuple(int(torch.tensor(axis).prod()) for axis in zip(*self.strides, strict=True))
+        init_he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, *spatial) to logits (B, K, *spatial)."""
+        x, crop = pad_to_multiple(x, self.multiple)
+        skips: list[Tensor] = []
+        for stage, pool in zip(self.encoder, self.pools, strict=False):
+            x = stage(x)  # (B, channels[level], *spatial / stride)
+            skips.append(x)
+            x = pool(x)
+        x = self.encoder[-1](x)
+        for level in reversed(range(len(skips))):
+            x = self.decoder[level](torch.cat((skips[level], self.ups[level](x)), dim=1))
+        return self.head(x)[crop]  # type: ignore[no-any-return]
+
+
+_DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
+
+
+def _check_stages(field: str, values: tuple[Sizes, ...], count: int, spatial_dims: int) -> None:
+    if len(values) != count or any(len(value) != spatial_dims or min(value) < 1 for value in values):
+        raise UsageError(
+            f"network.{field}",
+            expected=f"{count} entries of {spatial_dims} positive numbers",
+            found=str([list(v) for v in values]),
+            remedy="give one entry for each stage (kernels) or between two stages (strides)",
+        )

@@ -1,0 +1,82 @@
+"""Names in YAML files -> the functions that they stand for, and the typed fields that each takes.
+
+A name resolves through an explicit table, never by import. The fields are read off the function's own signature,
+so that a network, its documentation and the check of a config can never disagree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from medseg.errors import UsageError
+
+Product = TypeVar("Product")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Product]):
+    """One thing that a config can name.
+
+    Attributes:
+        name: The name in YAML.
+        build: Makes it from keyword arguments.
+        source: The paper or document that it comes from.
+        fields: Pydantic model of what a config may set: ``name`` and the arguments that have a default.
+    """
+
+    name: str
+    build: Callable[..., Product]
+    source: str
+    fields: type[BaseModel]
+
+
+class Registry(Generic[Product]):
+    """An explicit table of names.
+
+    Args:
+        kind: What the names stand for, for messages: ``network``, ``loss``.
+        table: {name: (function or class, source)}. Arguments without a default are given by the program;
+            those with one are the fields of a config.
+    """
+
+    def __init__(self, kind: str, table: dict[str, tuple[Callable[..., Product], str]]) -> None:
+        self.kind = kind
+        self._entries = {
+            name: Entry(name, build, source, _fields_of(name, build)) for name, (build, source) in table.items()
+        }
+
+    def __iter__(self) -> Iterator[Entry[Product]]:
+        return iter(self._entries.values())
+
+    def __getitem__(self, name: str) -> Entry[Product]:
+        if name in self._entries:
+            return self._entries[name]
+        near = difflib.get_close_matches(name, self._entries, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(self._entries)}"
+        raise UsageError(name, expected=f"the name of a {self.kind}", found="an unknown one", remedy=hint)
+
+    def build(self, name: str, **arguments: Any) -> Product:
+        """Build the named thing.
+
+        Raises:
+            UsageError: There is no such name.
+            TypeError: An argument is not one that it takes.
+        """
+        return self[name].build(**arguments)
+
+
+def _fields_of(name: str, build: Callable[..., Any]) -> type[BaseModel]:
+    function = build.__init__ if inspect.isclass(build) else build
+    hints = get_type_hints(function)
+    fields: dict[str, Any] = {"name": (Literal[name], ...)}
+    for parameter in inspect.signature(build).parameters.values():
+        if parameter.default is not inspect.Parameter.empty:
+            fields[parameter.name] = (hints[parameter.name], parameter.default)
+    config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    return create_model(f"{name}_fields", __config__=config, **fields)

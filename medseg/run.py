@@ -1,0 +1,241 @@
+"""A training run: its folder, its data, its network and where it stands; what `train` works on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from medseg import __version__
+from medseg.checkpoint import CHECKPOINT_FILE, TrainState, config_digest, load_checkpoint, save_checkpoint
+from medseg.config import ExperimentConfig
+from medseg.data.fingerprint import Fingerprint, measure_case, summarize
+from medseg.data.loader import PatchLoader
+from medseg.data.manifest import Case, Dataset
+from medseg.data.sampler import PatchSampler
+from medseg.data.store import StoredCase, build_store, read_case
+from medseg.device import pick_device, pick_precision, place
+from medseg.errors import TrainingError, UsageError
+from medseg.files import make_folder
+from medseg.losses import build_loss
+from medseg.model import ModelPackage, Provenance
+from medseg.runlog import METRICS_FILE
+from medseg.schedule import Pace, make_optimizer
+from medseg.yamlfile import dump_yaml
+
+CONFIG_FILE = "config.yaml"
+MODEL_FOLDER = "model"
+_STORE_FOLDER = "store"
+_WORKERS = {"cpu": 1, "cuda": 4}
+
+
+class Observer(Protocol):
+    """What wants to know how training goes, such as a progress bar."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` cases are measured, preprocessed or validated."""
+
+    def stepped(self, fraction: float, epoch: int, loss: float) -> None:
+        """A share of the training is done; `loss` is the mean of the epoch so far."""
+
+    def validated(self, epoch: int, dice: Mapping[str, float], is_best: bool) -> None:
+        """Whole validation volumes were segmented; Dice by label name."""
+
+
+@dataclass
+class Run:
+    """Everything that the parts of a run share."""
+
+    config: ExperimentConfig
+    folder: Path
+    device: torch.device
+    pace: Pace
+    package: ModelPackage
+    network: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loader: PatchLoader
+    validation: Sequence[tuple[Case, StoredCase]]
+    state: TrainState
+    observer: Observer
+    losses: list[Tensor] = field(default_factory=list)  # of the steps since the last look
+
+    def sum_losses(self) -> None:
+        """Add the losses of the last steps to the epoch's sum; waits for the device.
+
+        Raises:
+            TrainingError: The sum is not finite.
+        """
+        if self.losses:
+            self.state.loss_sum += float(torch.stack(self.losses).double().sum())
+            self.losses.clear()
+        if not math.isfinite(self.state.loss_sum):
+            raise TrainingError(
+                f"step {self.state.step}",
+                expected="a finite loss",
+                found=str(self.state.loss_sum),
+                remedy="lower training.optimizer.learning_rate, or use precision: fp32",
+            )
+
+
+def set_up(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    folder: Path,
+    observer: Observer,
+    *,
+    device: str,
+    budget_s: float | None,
+    resume: bool,
+) -> Run:
+    """Open the run folder, measure and preprocess the data, build the network; see `medseg.train.train`."""
+    target = pick_device(device)
+    pace = Pace(config.training.epochs * config.training.steps_per_epoch, budget_s)
+    training, validation = dataset.fold(config.data.fold)
+    _open_folder(folder, config, resume)
+    package = _draft_package(config, dataset, _measure(training, observer), training)
+    learnt, held_out = (
+        build_store(
+            folder / _STORE_FOLDER,
+            cases,
+            package.preprocessing,
+            dataset.labels,
+            lambda done, total: observer.preparing("preprocessing", done, total),
+        )
+        for cases in (training, validation)
+    )
+    torch.manual_seed(config.training.seed)
+    network = place(package.network.build(), target, config.spatial_dims)
+    fp16 = pick_precision(config.training.precision, target) == "fp16"
+    run = Run(
+        config=config,
+        folder=folder,
+        device=target,
+        pace=pace,
+        package=package,
+        network=network,
+        loss=build_loss(**config.loss.model_dump()),
+        optimizer=_optimizer(config, network),
+        scaler=torch.amp.GradScaler(target.type, enabled=fp16),
+        loader=_loader(config, learnt, target),
+        validation=list(zip(validation, held_out, strict=True)),
+        state=TrainState(config_sha256=config_digest(config)),
+        observer=observer,
+    )
+    if resume:
+        _resume(run)
+    return run
+
+
+def save_state(run: Run) -> None:
+    """Write the checkpoint that the run can be resumed from.
+
+    Raises:
+        StorageError: The disk is full.
+        TrainingError: The loss is not finite.
+    """
+    run.sum_losses()
+    run.state.spent_s = run.pace.elapsed_s
+    run.state.scaler = run.scaler.state_dict()
+    save_checkpoint(run.folder / CHECKPOINT_FILE, run.network, run.optimizer, run.state)
+
+
+def _resume(run: Run) -> None:
+    state = load_checkpoint(run.folder / CHECKPOINT_FILE, run.network, run.optimizer)
+    if state.config_sha256 != run.state.config_sha256:
+        raise UsageError(
+            run.folder,
+            expected="the configuration that the run was started with",
+            found="another one",
+            remedy=f"use {run.folder / CONFIG_FILE}, or start a new run in another folder",
+        )
+    run.state = state
+    run.pace.spent_s = state.spent_s
+    if state.scaler:
+        run.scaler.load_state_dict(state.scaler)
+
+
+def _open_folder(folder: Path, config: ExperimentConfig, resume: bool) -> None:
+    """Make the run folder, or find the run to resume in it."""
+    there = (folder / CHECKPOINT_FILE).is_file()
+    if resume and not there:
+        raise UsageError(
+            folder, expected="a run to resume", found=f"no {CHECKPOINT_FILE}", remedy="leave out --resume"
+        )
+    if not resume and (there or (folder / METRICS_FILE).is_file()):
+        raise UsageError(
+            folder,
+            expected="a new run folder",
+            found="an earlier run",
+            remedy="pass --resume to go on with it, or choose another folder with -o",
+        )
+    make_folder(folder)
+    if not resume:
+        dump_yaml(folder / CONFIG_FILE, config.model_dump(mode="json"))
+
+
+def _measure(cases: Sequence[Case], observer: Observer) -> Fingerprint:
+    measurements = []
+    for number, case in enumerate(cases):
+        images, label = read_case(case)
+        measurements.append(measure_case(images, label))
+        observer.preparing("measuring", number + 1, len(cases))
+    return summarize(measurements)
+
+
+def _draft_package(
+    config: ExperimentConfig, dataset: Dataset, fingerprint: Fingerprint, cases: Sequence[Case]
+) -> ModelPackage:
+    """Return the package as far as it is known before training."""
+    checksums = [[case.id, *case.image_sha256, case.label_sha256] for case in cases]
+    return ModelPackage(
+        name=config.name,
+        modalities=tuple(channel.modality.value for channel in dataset.channels),
+        network=config.network_spec(len(dataset.channels), len(dataset.labels) + 1),
+        labels=dataset.labels,
+        preprocessing=config.preprocessing.completed(fingerprint),
+        inference=config.window(),
+        envelope=fingerprint,
+        provenance=Provenance(
+            medseg_version=__version__,
+            created="",
+            dataset=dataset.name,
+            config_sha256=config_digest(config),
+            data_sha256=hashlib.sha256(json.dumps(checksums).encode()).hexdigest(),
+            fold=config.data.fold,
+            training_cases=len(cases),
+            validation_dice={},
+        ),
+    )
+
+
+def _optimizer(config: ExperimentConfig, network: nn.Module) -> torch.optim.Optimizer:
+    chosen = config.training.optimizer
+    return make_optimizer(
+        network,
+        chosen.name,
+        chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        momentum=chosen.momentum,
+    )
+
+
+def _loader(config: ExperimentConfig, cases: Sequence[StoredCase], device: torch.device) -> PatchLoader:
+    training = config.training
+    i, j, k = (*training.patch_size, 1)[:3]
+    return PatchLoader(
+        PatchSampler(cases, (i, j, k), training.foreground_share, training.seed),
+        training.augmentation,
+        training.batch_size,
+        training.steps_per_epoch,
+        device,
+        workers=_WORKERS[device.type],
+    )

@@ -1,0 +1,59 @@
+"""What a run leaves to read: ``metrics.jsonl`` and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+
+from medseg.files import storage_error
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """Appends one line a record to ``metrics.jsonl`` and the same numbers to TensorBoard.
+
+    Args:
+        folder: Of the run.
+        step: Records of later steps, left by a run that was cut off, are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        self._path = folder / METRICS_FILE
+        self._keep_until(step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._board.close()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Record numbers of one step; NaN becomes null.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"step": step} | finite) + "\n")
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        for key, value in finite.items():
+            if value is not None:
+                self._board.add_scalar(key, value, step)
+
+    def _keep_until(self, step: int) -> None:
+        if not self._path.is_file():
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

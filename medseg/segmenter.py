@@ -1,0 +1,151 @@
+"""`Segmenter`: a model ready to use. ``medseg.load_model(path).segment(volume) -> LabelMap``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medseg.data.transforms import Prepared, build_transforms, prepare
+from medseg.device import Precision, autocast, memory_format, pick_device, place
+from medseg.errors import InputError, ModelError
+from medseg.inference import Advance, LabelArray, Shape, SlidingWindow, TileEngine, label_on_grid
+from medseg.labels import LabelMap
+from medseg.model import ModelPackage, load_networks, load_package
+from medseg.volume import Grid, Volume
+
+
+class Segmenter:
+    """A model package with its networks on a device.
+
+    Args:
+        package: What the model is.
+        networks: One a fold; their logits are averaged.
+        device: Where to compute.
+        precision: Of the network; ``auto`` is bf16 or fp16 on CUDA and fp32 on the CPU.
+        window: Overrides the package's own tile batch, overlap and mirroring.
+    """
+
+    def __init__(
+        self,
+        package: ModelPackage,
+        networks: Sequence[nn.Module],
+        device: torch.device,
+        *,
+        precision: Precision = "auto",
+        window: SlidingWindow | None = None,
+    ) -> None:
+        self.package = package
+        self.device = device
+        self.precision = precision
+        self.window = window or package.inference
+        dims = package.network.spatial_dims
+        self.networks = [place(network, device, dims) for network in networks]
+        self._transforms = build_transforms(package.preprocessing, package.network.in_channels)
+
+    def segment(self, image: Volume | Sequence[Volume], advance: Advance | None = None) -> LabelMap:
+        """Segment one image.
+
+        Args:
+            image: A volume, or one volume a channel, all on the same grid.
+            advance: Called with (tiles done, tiles in all).
+
+        Returns:
+            The label map on the image's own grid.
+
+        Raises:
+            InputError: The number of channels or the modality is not the model's.
+            GridError: The channels do not share one grid.
+        """
+        images = [image] if isinstance(image, Volume) else list(image)
+        self._check(images)
+        native = images[0].grid
+        labels = self.segment_prepared(prepare(self._transforms, images), native, advance)
+        volume = Volume(labels, native.affine, source=images[0].source, findings=images[0].findings)
+        return LabelMap(volume, self.package.labels)
+
+    def segment_prepared(self, prepared: Prepared, native: Grid, advance: Advance | None = None) -> LabelArray:
+        """Segment an image that is preprocessed already.
+
+        Args:
+            prepared: The image as the network sees it.
+            native: The grid that labels are wanted on.
+            advance: Called with (tiles done, tiles in all).
+
+        Returns:
+            Label values of the native shape.
+        """
+        for network in self.networks:
+            network.eval()
+        with torch.inference_mode():
+            return label_on_grid(self.engine(), prepared, native, self.package.labels.channel_values, advance)
+
+    def engine(self) -> TileEngine:
+        """Return the sliding window over the networks."""
+        size = self.window.tile_size or self.package.inference.tile_size
+        if size is None:
+            raise ModelError(
+                self.package.name, expected="inference.tile_size", found="none", remedy="set it in model.json"
+            )
+        tile: Shape = (size[0], size[1], size[2] if len(size) == 3 else 1)
+        return TileEngine(self._predict, tile, self.window, self.package.network.spatial_dims, self.device)
+
+    def _predict(self, tiles: Tensor) -> Tensor:
+        tiles = tiles.contiguous(memory_format=memory_format(self.package.network.spatial_dims))
+        with autocast(self.precision, self.device):
+            logits: Tensor = self.networks[0](tiles).float()
+            for network in self.networks[1:]:
+                logits += network(tiles).float()
+        return logits / len(self.networks)
+
+    def _check(self, images: Sequence[Volume]) -> None:
+        source = images[0].source if images else "input"
+        if len(images) != len(self.package.modalities):
+            raise InputError(
+                source,
+                expected=f"{len(self.package.modalities)} channel(s): {', '.join(self.package.modalities)}",
+                found=f"{len(images)} volume(s)",
+                remedy="give one volume for each channel of the model",
+            )
+        for volume, modality in zip(images, self.package.modalities, strict=True):
+            if volume.modality not in (None, modality):
+                raise InputError(
+                    volume.source,
+                    expected=f"a {modality} image, as the model was trained on",
+                    found=str(volume.modality),
+                    remedy="choose a model for this modality",
+                )
+
+
+def load_model(
+    path: str | Path,
+    device: str = "auto",
+    *,
+    precision: Precision = "auto",
+    overlap: float | None = None,
+    mirror_axes: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> Segmenter:
+    """Load a model package, ready to segment.
+
+    Args:
+        path: A package, or a run folder that holds one.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        overlap: Of neighbouring tiles; the package's own if None.
+        mirror_axes: Of test-time mirroring; the package's own if None.
+        batch_size: Tiles at once; the package's own if None.
+
+    Raises:
+        ModelError: The package is missing, damaged or not valid.
+        DeviceError: The device is not there.
+    """
+    target = pick_device(device)
+    package = load_package(Path(path))
+    asked = {"overlap": overlap, "mirror_axes": mirror_axes, "batch_size": batch_size}
+    given = {key: value for key, value in asked.items() if value is not None}
+    window = SlidingWindow.model_validate(package.inference.model_dump() | given)
+    networks = load_networks(Path(path), package)
+    return Segmenter(package, networks, target, precision=precision, window=window)

@@ -1,0 +1,111 @@
+"""The streamed sliding window against MONAI's, and against the whole logits interpolated at once."""
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+from scipy.ndimage import map_coordinates
+
+from medseg.data.resample import GridMap
+from medseg.data.transforms import Prepared
+from medseg.inference import SlidingWindow, TileEngine, gaussian_importance, label_on_grid, tile_starts
+from medseg.volume import Grid
+
+torch.manual_seed(0)
+NETWORK = torch.nn.Conv3d(1, 4, 5, padding=2).requires_grad_(False)
+IMAGE = torch.randn(1, 21, 18, 25)
+
+
+def engine(tile=(8, 10, 12), dims=3, predict=NETWORK, **window) -> TileEngine:
+    return TileEngine(predict, tile, SlidingWindow(**window), dims)
+
+
+def whole_logits(e: TileEngine, image: torch.Tensor) -> torch.Tensor:
+    slabs = list(e.slabs(image))
+    starts = np.cumsum([0] + [s.logits.shape[-1] for s in slabs])
+    assert [s.start for s in slabs] == starts[:-1].tolist()
+    return torch.cat([s.logits for s in slabs], dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "batch"),
+    [((8, 10, 12), 0.5, 1), ((8, 10, 12), 0.25, 3), ((32, 10, 12), 0.5, 2), ((40, 40, 40), 0.5, 1), ((7, 9, 5), 0.0, 2)],
+)
+def test_equals_monai(tile, overlap, batch):
+    got = whole_logits(engine(tile, overlap=overlap, batch_size=batch), IMAGE)
+    expected = sliding_window_inference(
+        IMAGE[None], tile, batch, NETWORK, overlap=overlap, mode="gaussian", sigma_scale=0.125
+    )[0]
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_constant_prediction_stays_constant():
+    e = engine(predict=lambda x: torch.full((len(x), 2, *x.shape[2:]), 0.7))
+    torch.testing.assert_close(whole_logits(e, IMAGE), torch.full((2, 21, 18, 25), 0.7))
+
+
+def test_two_dimensional_network_predicts_every_slice():
+    plane = torch.nn.Conv2d(1, 3, 3, padding=1).requires_grad_(False)
+    got = whole_logits(engine((21, 18, 1), 2, plane, batch_size=4), IMAGE)
+    expected = torch.stack([plane(IMAGE[None, ..., k])[0] for k in range(25)], dim=-1)
+    torch.testing.assert_close(got, expected)
+
+
+def test_mirroring_is_the_mean_over_all_flips():
+    e = engine((21, 18, 25), mirror_axes=(0, 2))
+    flips = [[], [2], [4], [2, 4]]
+    expected = torch.stack([NETWORK(IMAGE[None].flip(f)).flip(f)[0] for f in flips]).mean(0)
+    torch.testing.assert_close(whole_logits(e, IMAGE), expected)
+
+
+def test_tiles_cover_everything_and_the_last_is_flush():
+    for size in range(1, 60):
+        for tile in (4, 7, 16):
+            starts = tile_starts(size, tile, 0.5)
+            covered = {v for s in starts for v in range(s, s + tile)}
+            assert covered >= set(range(size))
+            assert starts[-1] == max(0, size - tile)
+
+
+def test_importance_is_a_gaussian_of_an_eighth_of_the_tile():
+    weight = gaussian_importance((16, 1, 9))
+    assert weight.shape == (16, 1, 9)
+    assert weight[4, 0, 4] / weight[7, 0, 4] == pytest.approx(np.exp(-0.5 * ((3.5 / 2) ** 2 - 0.25**2)), rel=1e-4)
+    assert weight.min() == pytest.approx(1e-3)
+
+
+def native_grid(kind: str) -> tuple[Grid, Grid]:
+    prepared = Grid((21, 18, 25), np.array([[2, 0, 0, -20], [0, 2, 0, 5], [0, 0, 2, 60], [0, 0, 0, 1.0]]))
+    affine = {
+        "same": prepared.affine,
+        "finer, flipped, permuted": [[0, -0.9, 0, 18], [0, 0, 1.7, 6], [1.1, 0, 0, 63], [0, 0, 0, 1]],
+        "larger than the image": [[1.5, 0, 0, -30], [0, 1.5, 0, -4], [0, 0, 3, 40], [0, 0, 0, 1]],
+        "sheared": [[1, 0, 0, -15], [0, 1, 0.3, 6], [0, 0, 1.2, 62], [0, 0, 0, 1]],
+        "rotated": [[0.8, 0.6, 0, -15], [-0.6, 0.8, 0, 20], [0, 0, 2, 60], [0, 0, 0, 1]],
+    }[kind]
+    return prepared, Grid((30, 26, 34), np.array(affine))
+
+
+@pytest.mark.parametrize(
+    "kind", ["same", "finer, flipped, permuted", "larger than the image", "sheared", "rotated"]
+)
+def test_labels_are_those_of_logits_interpolated_to_the_native_grid(kind):
+    prepared, native = native_grid(kind)
+    e = engine(overlap=0.5)
+    values = np.array([0, 3, 5, 9], dtype=np.uint8)
+    got = label_on_grid(e, Prepared(IMAGE, prepared), native, values)
+    assert got.dtype == np.uint8
+    assert got.flags.f_contiguous
+
+    matrix = GridMap(prepared, native).matrix
+    coordinates = matrix[:3, :3] @ np.indices(native.shape).reshape(3, -1) + matrix[:3, 3:]
+    logits = whole_logits(e, IMAGE).numpy().astype(np.float64)
+    at_native = np.stack([map_coordinates(c, coordinates, order=1, mode="nearest") for c in logits])
+    expected = values[at_native.argmax(0)]
+    size = np.array(prepared.shape)[:, None]
+    expected[((coordinates < -0.5) | (coordinates > size - 0.5)).any(0)] = 0
+    two = np.sort(at_native, axis=0)[-2:]
+    sure = (two[1] - two[0] > 1e-4) | (expected == 0)
+    assert (got.reshape(-1)[sure] == expected[sure]).all()
+    assert sure.mean() > 0.99
+    assert len(np.unique(got)) == 4
