@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medseg.errors import StorageError
@@ -66,7 +66,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise storage_error(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(target: Path, text: str) -> None:

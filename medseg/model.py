@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.preprocessing import Preprocessing
-from medseg.errors import ModelError
+from medseg.errors import ModelError, UsageError
 from medseg.files import atomic_path, sha256_of, write_text
 from medseg.inference import SlidingWindow
 from medseg.labels import LabelSet
-from medseg.networks import build_network
+from medseg.networks import NETWORKS, build_network
 
 SCHEMA_VERSION: Literal[1] = 1
 MODEL_FILE = "model.json"
@@ -39,6 +39,16 @@ class NetworkSpec(BaseModel):
     in_channels: int = Field(ge=1)
     num_classes: int = Field(ge=2)
     fields: dict[str, Any] = Field(default_factory=dict, description="The network's own arguments.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> NetworkSpec:
+        """Check the fields against the network's signature, and write the defaults down."""
+        try:
+            known = NETWORKS[self.name].fields.model_validate({"name": self.name} | self.fields)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        object.__setattr__(self, "fields", known.model_dump(exclude={"name"}))
+        return self
 
     def build(self) -> nn.Module:
         """Build the network, with fresh weights."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import io
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,12 +19,15 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from medseg.errors import ConfigError, UsageError
 from medseg.files import write_text
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
+
+_WRITTEN_BARE = re.compile(r"^\?|[\x85\u2028\u2029\ufeff]")
 
 
 def load_yaml(path: Path, model: type[Model]) -> Model:
@@ -44,7 +48,8 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(path, [_describe(path, tree, model, item) for item in error.errors()]) from error
+        items = [item for item in error.errors() if not _follows_from_another(item, error.errors())]
+        raise ConfigError(path, [_describe(path, tree, model, item) for item in items]) from error
 
 
 def read_tree(path: Path) -> Any:
@@ -94,13 +99,18 @@ def yaml_text(data: Any, comment: str = "") -> str:
 
 def _flowed(data: Any) -> Any:
     if isinstance(data, dict):
-        return {key: _flowed(value) for key, value in data.items()}
+        return {_flowed(key): _flowed(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         sequence = CommentedSeq([_flowed(value) for value in data])
         if not any(isinstance(value, dict) for value in data):
             sequence.fa.set_flow_style()
         return sequence
-    return str(data) if isinstance(data, str) else data  # no block scalars: their trailing spaces would count
+    return _plain_text(data) if isinstance(data, str) else data
+
+
+def _plain_text(text: str) -> str:
+    """Drop any block style, as trailing spaces would count in it, and quote what ruamel.yaml writes bare in error."""
+    return DoubleQuotedScalarString(text) if _WRITTEN_BARE.search(text) else str(text)
 
 
 def _describe(path: Path, tree: CommentedMap, model: type[BaseModel], item: ErrorDetails) -> str:
@@ -108,6 +118,14 @@ def _describe(path: Path, tree: CommentedMap, model: type[BaseModel], item: Erro
     line = _line_of(tree, location)
     key = ".".join(str(part) for part in location) or "the file"
     return f"{path}:{line}: {key}: {_message(model, item, location)}"
+
+
+def _follows_from_another(item: ErrorDetails, items: list[ErrorDetails]) -> bool:
+    """Whether a list is called too short only because its wrong entries were left out."""
+    place = item["loc"]
+    return item["type"] == "too_short" and any(
+        other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in items
+    )
 
 
 def _message(model: type[BaseModel], item: ErrorDetails, location: Location) -> str:
@@ -119,6 +137,9 @@ def _message(model: type[BaseModel], item: ErrorDetails, location: Location) -> 
             return "this key is required and is not there"
         case "union_tag_not_found":
             return f"the key {context.get('discriminator')} is required and is not there"
+        case "literal_error" if isinstance(item["input"], str):
+            valid = re.findall(r"'([^']*)'", str(context.get("expected")))
+            return f"unknown value '{item['input']}'; {_nearest(item['input'], valid, 'valid')}"
         case "union_tag_invalid":
             tags = str(context.get("expected_tags", "")).replace("'", "").split(", ")
             tag = str(context.get("tag"))
@@ -173,7 +194,7 @@ def _line_of(tree: Any, location: Location) -> int:
 
 def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     """Return the valid keys of the model found by following `location` down from `model`."""
-    models = _models_in(model)
+    models: list[type[BaseModel]] = [model]
     for part in location:
         deeper = [m for parent in models for m in _models_in(_annotation(parent, part))]
         tagged = [m for m in models if str(part) in _literals(m)]

@@ -6,8 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors are computed faster by one thread, and a busy machine then slows the tests less."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from medseg import __version__
-from medseg.cli import dataset, demo, evaluate, listing, phantom, segment, train
+from medseg.cli import dataset, demo, evaluate, listing, overlay, phantom, segment, train
 from medseg.cli.console import errors
 from medseg.errors import MedsegError
 
@@ -29,6 +29,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
+app.command("overlay")(overlay.overlay)
 app.add_typer(dataset.app, name="dataset")
 app.command("phantom")(phantom.phantom)
 app.command("list")(listing.list_shipped)

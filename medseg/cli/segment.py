@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SOME_FAILED = 3
 _NOTHING_DONE = 5
+_MOST_TABLES = 3
 
 
 def segment(
@@ -78,15 +79,16 @@ def segment(
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Print one row a label map: its volumes and what was odd about its input."""
+    """Print the volumes of the first label maps, and what was odd about every input."""
     done = [outcome.segmentation for outcome in outcomes if outcome.segmentation]
-    if not done:
-        return
-    names = list(done[0].volumes_ml)
-    table = Table("label map", *[f"{name} ml" for name in names], title=f"{len(done)} of {len(outcomes)} segmented")
-    for result in done:
-        table.add_row(escape(str(result.output)), *[f"{result.volumes_ml[name]:.1f}" for name in names])
-    console.print(table)
+    for result in done[:_MOST_TABLES]:
+        table = Table("label", title=escape(result.output.name))
+        table.add_column("volume ml", justify="right")
+        for name, volume in result.volumes_ml.items():
+            table.add_row(escape(name), f"{volume:.1f}" if volume else "[dim]absent[/dim]")
+        console.print(table)
     for result in done:
         for finding in result.findings:
-            console.print(f"{escape(result.output.name)}: {escape(str(finding))}")
+            console.print(f"{escape(result.output.name)}: {escape(str(finding))}", soft_wrap=True)
+    where = escape(str(done[0].output if len(outcomes) == 1 else done[0].output.parent)) if done else "nothing"
+    console.print(f"{len(done)} of {len(outcomes)} segmented: {where}", highlight=False, soft_wrap=True)

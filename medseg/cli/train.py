@@ -20,6 +20,9 @@ _PERMILLE = 1000
 
 def train(
     config: Annotated[str, typer.Argument(help="A training YAML, or its name in configs/ (see medseg list).")],
+    manifest: Annotated[
+        str | None, typer.Option(help="A data manifest or its name, in place of the config's.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run folder; runs/NAME by default.")
     ] = None,
@@ -45,9 +48,9 @@ def train(
 
     seconds = parse_time(budget) if budget else None
     experiment = load_config(config)
-    if fold is not None:
-        data = experiment.data.model_copy(update={"fold": fold})
-        experiment = experiment.model_copy(update={"data": data})
+    given = {"fold": fold, "manifest": manifest}
+    data = experiment.data.model_copy(update={key: value for key, value in given.items() if value is not None})
+    experiment = experiment.model_copy(update={"data": data})
     dataset = load_manifest(experiment.data.manifest, data_root or experiment.data.root)
     folder = output or Path("runs") / experiment.name
     with progress_bar() as progress:

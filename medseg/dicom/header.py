@@ -55,6 +55,7 @@ _KEYWORDS = [
     "RescaleIntercept",
     "ModalityLUTSequence",
 ]
+_LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg")
 _IDENTITY_RESCALE = (1.0, 0.0)
 _IMAGE_CLASS = "Image Storage"
 
@@ -114,16 +115,18 @@ class Header:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom from warning and logging, since it quotes values of the file."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Keep pydicom and its decoders from warning and logging, since they quote values of the file."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def read_header(path: Path) -> Header | Skip:

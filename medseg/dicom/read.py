@@ -85,7 +85,11 @@ def read_series(series: Series) -> Volume:
     with quiet_pydicom():
         array = _read_voxels(headers, where)
     return Volume(
-        array, LPS_TO_RAS @ affine_lps + 0.0, modality=series.modality or None, source=where, findings=series.findings
+        array,
+        LPS_TO_RAS @ affine_lps + 0.0,
+        modality=series.modality or None,
+        source=where,
+        findings=series.findings,
     )
 
 

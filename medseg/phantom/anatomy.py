@@ -22,7 +22,7 @@ _ENDS = (-400.0, 400.0)
 
 
 class Tissue(Enum):
-    """What a part is made of; liver and spleen share one, and both kidneys."""
+    """What a part is made of; liver, spleen and the heart's wall share one, and both kidneys."""
 
     AIR = "air"
     FOAM = "foam"
@@ -99,7 +99,7 @@ class Body:
             yield Part(Within(Cut(lung, dome), self.cavity), Tissue.LUNG, _INDEX[name])
             yield from self._lung_vessels(side)
         heart = self._organ((-18.0, 26.0, 72.0), (46.0, 36.0, 44.0), turn_deg=20)
-        yield Part(Within(heart, Inset(self.cavity, 3)), Tissue.MUSCLE)
+        yield Part(Within(heart, Inset(self.cavity, 3)), Tissue.PARENCHYMA)
         chamber = self._organ((-20.0, 26.0, 68.0), (32.0, 25.0, 32.0), turn_deg=20)
         yield Part(Within(chamber, Inset(self.cavity, 10)), Tissue.BLOOD)
         yield Part(Tube((self._near(2, 2),), (-12.0, -0.02), (9.0, 8.0), (105.0, 300.0)), Tissue.AIR)
@@ -123,9 +123,8 @@ class Body:
         vertebrae = Cut(Union(column, processes), canal)
         yield Part(body, Tissue.DISC)
         yield Part(vertebrae, Tissue.CORTEX, _INDEX["vertebrae"])
-        yield Part(
-            Slabs(Tube(line_x, bend_y, (radii[0] - 3, radii[1] - 3), _ENDS), 32.0, 20.0, offset), Tissue.BONE, None
-        )
+        marrow = Tube(line_x, bend_y, (radii[0] - 3, radii[1] - 3), _ENDS)
+        yield Part(Slabs(marrow, 32.0, 20.0, offset), Tissue.BONE, None)
         yield Part(canal, Tissue.FLUID)
 
     def upper_abdomen(self) -> Iterator[Part]:

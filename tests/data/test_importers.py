@@ -51,7 +51,9 @@ def nnunet(folder: Path, **changes: Any) -> Path:
         "file_ending": ".nii.gz",
     }
     images = [f"imagesTr/{case}_{channel:04d}.nii.gz" for case in ("k_1", "k_2") for channel in range(2)]
-    return write(folder, facts | changes, *images, "labelsTr/k_1.nii.gz", "labelsTr/k_2.nii.gz", "labelsTr/._k_1.nii.gz")
+    return write(
+        folder, facts | changes, *images, "labelsTr/k_1.nii.gz", "labelsTr/k_2.nii.gz", "labelsTr/._k_1.nii.gz"
+    )
 
 
 def test_decathlon(tmp_path: Path) -> None:
@@ -85,7 +87,9 @@ def test_nnunet(tmp_path: Path) -> None:
 
 
 def test_nnunet_that_lists_its_files(tmp_path: Path) -> None:
-    listed = {"z": {"images": ["imagesTr/k_1_0000.nii.gz", "imagesTr/k_2_0001.nii.gz"], "label": "labelsTr/k_1.nii.gz"}}
+    listed = {
+        "z": {"images": ["imagesTr/k_1_0000.nii.gz", "imagesTr/k_2_0001.nii.gz"], "label": "labelsTr/k_1.nii.gz"}
+    }
     manifest = import_nnunet_raw(nnunet(tmp_path, dataset=listed), NO_FOLDS)
     assert [(entry.id, entry.images) for entry in manifest.entries] == [("z", tuple(listed["z"]["images"]))]
 
@@ -164,7 +168,9 @@ def test_missing_files_are_all_counted(tmp_path: Path) -> None:
     folder = decathlon(tmp_path)
     (folder / "imagesTr" / "p1_b.nii.gz").unlink()
     (folder / "labelsTr" / "p2_a.nii.gz").unlink()
-    with pytest.raises(ManifestError, match=r"expected 6 .* 2 missing: imagesTr/p1_b.nii.gz, ./labelsTr/p2_a.nii.gz"):
+    with pytest.raises(
+        ManifestError, match=r"expected 6 .* 2 missing: imagesTr/p1_b.nii.gz, ./labelsTr/p2_a.nii.gz"
+    ):
         import_folder(folder)
 
 
@@ -201,7 +207,10 @@ def test_the_same_case_twice(tmp_path: Path) -> None:
         ({"file_ending": ".mha"}, "found .mha; convert to NIfTI"),
         ({"channel_names": {"0": "CT"}}, r"2 without a place: k_1_0001, k_2_0001"),
         ({"channel_names": {"0": "a", "1": "b", "2": "c"}}, r"2 missing: imagesTr/k_1_0002.nii.gz"),
-        ({"dataset": {"z": {"images": ["/etc/passwd", "/etc/group"], "label": "labelsTr/k_1.nii.gz"}}}, "relative to"),
+        (
+            {"dataset": {"z": {"images": ["/etc/passwd", "/etc/group"], "label": "labelsTr/k_1.nii.gz"}}},
+            "relative to",
+        ),
     ],
 )
 def test_nnunet_facts_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], found: str) -> None:
@@ -217,7 +226,7 @@ def test_nnunet_images_without_a_label(tmp_path: Path) -> None:
 
 
 def test_folders_of_neither_layout(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="pass the folder that holds dataset.json"):
+    with pytest.raises(ManifestError, match=r"pass the folder that holds dataset\.json"):
         import_folder(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(ManifestError, match="in line 1"):

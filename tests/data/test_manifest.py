@@ -23,7 +23,7 @@ from medseg.data.manifest import (
     save_manifest,
 )
 from medseg.errors import ConfigError, ManifestError, UsageError
-from medseg.labels import CodedConcept, Label, Laterality, LabelSet
+from medseg.labels import CodedConcept, Label, LabelSet, Laterality
 from medseg.shipped import Shelf, shelf_folder, shipped_names
 from medseg.yamlfile import yaml_text
 
@@ -98,10 +98,17 @@ def test_folds_keep_patients_together_and_leave_unlabelled_cases_out(kidneys: Pa
     assert [case.id for case in validation] == ["a1", "a2"]
 
 
+def test_a_name_in_a_fold_is_a_patient_before_it_is_a_case(kidneys: Path) -> None:
+    kidneys.write_text(MANIFEST.replace("{id: c,", "{id: a, patient: d,").replace("1: [b]", "1: [a1, d]"))
+    manifest = load_manifest(str(kidneys)).manifest
+    assert manifest.validation_ids(0) == {"a1", "a2"}
+    assert manifest.validation_ids(1) == {"a1", "a"}
+
+
 def test_a_fold_that_is_not_there(kidneys: Path) -> None:
     with pytest.raises(ManifestError, match=r"expected a fold 2, found folds 0, 1"):
         load_manifest(str(kidneys)).fold(2)
-    kidneys.write_text(MANIFEST.split("splits:")[0])
+    kidneys.write_text(MANIFEST.split("splits:", maxsplit=1)[0])
     with pytest.raises(ManifestError, match="found no folds; add splits"):
         load_manifest(str(kidneys)).fold(0)
 

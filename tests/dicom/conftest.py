@@ -1,4 +1,4 @@
-"""A small written series that tests alter, and helpers to do so."""
+"""A small written series that tests alter."""
 
 from __future__ import annotations
 
@@ -6,34 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 import pytest
 
 from medseg.dicom.write import write_series
-from medseg.volume import Volume
-
-SHAPE = (7, 5, 6)  # all different: a swapped axis shows
-SPACING_MM = (0.8, 1.1, 2.5)
-
-Alter = Callable[..., None]
-
-
-def oblique_affine(seed: int = 0, spacing_mm: tuple[float, float, float] = SPACING_MM) -> np.ndarray:
-    """A random right-angled affine of either handedness."""
-    rng = np.random.default_rng(seed)
-    directions, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-    affine = np.eye(4)
-    affine[:3, :3] = directions * spacing_mm
-    affine[:3, 3] = rng.uniform(-300, 300, 3)
-    return affine
-
-
-def make_volume(modality: str = "CT", affine: np.ndarray | None = None) -> Volume:
-    rng = np.random.default_rng(7)
-    low, high = (-1024, 3000) if modality == "CT" else (0, 3000)
-    array = np.asfortranarray(rng.integers(low, high, SHAPE).astype(np.int16))
-    return Volume(array, oblique_affine() if affine is None else affine, modality=modality)
+from tests.dicom.written_series import Alter, make_volume
 
 
 @pytest.fixture

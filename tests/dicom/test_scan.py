@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import Alter, make_volume
 
 from medseg.dicom.scan import scan_folder, series_name
 from medseg.dicom.write import write_series
 from medseg.errors import DicomError
 from medseg.findings import FindingCode
+from tests.dicom.written_series import Alter, make_volume
 
 
 def codes(series: object) -> set[FindingCode]:

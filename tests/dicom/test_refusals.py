@@ -1,0 +1,174 @@
+"""Everything that reading a series refuses, and the reasons it gives."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from medseg.dicom.read import read_folder, read_series
+from medseg.dicom.scan import scan_folder
+from medseg.dicom.write import write_series
+from medseg.errors import DicomError
+from medseg.volume import Volume
+from tests.dicom.written_series import Alter, make_volume, shift
+
+
+def tilted(dataset: pydicom.Dataset) -> None:
+    shift((0.0, 0.4 * dataset.InstanceNumber, 0.0))(dataset)
+
+
+def turned(dataset: pydicom.Dataset) -> None:
+    x, y = np.array(dataset.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    x, y = x * np.cos(0.02) + y * np.sin(0.02), y * np.cos(0.02) - x * np.sin(0.02)
+    dataset.ImageOrientationPatient = [f"{value:.10g}" for value in (*x, *y)]
+
+
+def cut_pixels(dataset: pydicom.Dataset) -> None:
+    dataset.PixelData = dataset.PixelData[:-2]
+
+
+def cut_jpeg_2000(dataset: pydicom.Dataset) -> None:
+    dataset.compress(pydicom.uid.JPEG2000Lossless, generate_instance_uid=False)
+    frame = next(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1))
+    dataset.PixelData = pydicom.encaps.encapsulate([frame[: 2 * len(frame) // 3 // 2 * 2]])
+
+
+def wrong_rows_of_jpeg_2000(dataset: pydicom.Dataset) -> None:
+    dataset.compress(pydicom.uid.JPEG2000Lossless, generate_instance_uid=False)
+    dataset.Rows += 2
+
+
+def noise_for_jpeg_2000(dataset: pydicom.Dataset) -> None:
+    dataset.compress(pydicom.uid.JPEG2000Lossless, generate_instance_uid=False)
+    dataset.PixelData = pydicom.encaps.encapsulate([bytes(range(200)) + b"\xff\xd9"])
+
+
+def text_for_a_position(dataset: pydicom.Dataset) -> None:
+    dataset["ImagePositionPatient"] = pydicom.DataElement(
+        "ImagePositionPatient",
+        "DS",
+        ["1", "2", "SECRET"],
+        validation_mode=pydicom.config.IGNORE,
+        already_converted=True,
+    )
+
+
+def lookup_table(dataset: pydicom.Dataset) -> None:
+    dataset.ModalityLUTSequence = [pydicom.Dataset()]
+
+
+def unknown_syntax(dataset: pydicom.Dataset) -> None:
+    dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+
+
+REFUSED: dict[str, tuple[list[int] | None, Any, str]] = {
+    "orientation changes": ([3], turned, "2 different orientations"),
+    "orientation is no unit vectors": (None, {"ImageOrientationPatient": [1, 0, 0, 0, 2, 0]}, "right angles"),
+    "orientation not at right angles": (None, {"ImageOrientationPatient": [1, 0, 0, 0.6, 0.8, 0]}, "right angles"),
+    "rows differ": ([5], {"Rows": 33}, "Columns x Rows.*37 x 33, 37 x 34"),
+    "pixel spacing differs": ([2], {"PixelSpacing": ["1.1", "0.85"]}, "one PixelSpacing"),
+    "no position": ([0], {"ImagePositionPatient": None}, "no valid ImagePositionPatient in 1 of 6"),
+    "position is text": ([0], text_for_a_position, "no valid ImagePositionPatient in 1 of 6"),
+    "no orientation": ([0, 1], {"ImageOrientationPatient": None}, "no valid ImageOrientationPatient in 2 of 6"),
+    "no pixel spacing": (None, {"PixelSpacing": None}, "no valid PixelSpacing in 6 of 6"),
+    "zero pixel spacing": ([1], {"PixelSpacing": ["0", "1"]}, "no valid PixelSpacing"),
+    "two slices at one place": ([2], shift((0, 0, 2.5)), "1 slice.s. at the same place"),
+    "two slices at one height": ([2], shift((30, 0, 2.5)), "1 slice.s. at the same place"),
+    "uneven distance": ([5], shift((0, 0, 0.03)), r"2\.5[23]0 mm between slices"),
+    "gantry tilt": (None, tilted, r"gantry tilt: slices stacked 9\.09 degrees"),
+    "one slice aside": ([3], shift((0.5, 0, 0)), "0.625 voxels off"),
+    "multi-frame": (None, {"NumberOfFrames": 2}, "multi-frame"),
+    "enhanced class": (None, {"SOPClassUID": pydicom.uid.EnhancedCTImageStorage}, "multi-frame"),
+    "colour": (None, {"SamplesPerPixel": 3}, "colour"),
+    "palette": (None, {"PhotometricInterpretation": "PALETTE COLOR"}, "colour"),
+    "mosaic": (None, {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, "localizer or mosaic"),
+    "localizer": ([0], {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer or mosaic .* in 1 of 6"),
+    "absurd size": (None, {"Rows": 65535, "Columns": 65535}, "absurd Rows and Columns"),
+    "larger than its pixels": (None, {"Rows": 60, "Columns": 70}, "truncated"),
+    "smaller than its pixels": (None, {"Rows": 33}, "truncated, undecodable or other"),
+    "cut pixels": ([4], cut_pixels, "slice . of 6.*truncated"),
+    "no pixels": ([4], {"PixelData": None}, "slice . of 6.*truncated"),
+    "cut JPEG 2000": ([4], cut_jpeg_2000, "slice . of 6.*truncated"),
+    "noise for JPEG 2000": ([4], noise_for_jpeg_2000, "slice . of 6.*truncated"),
+    "JPEG 2000 of another size": (None, wrong_rows_of_jpeg_2000, "truncated"),
+    "unknown transfer syntax": (None, unknown_syntax, "transfer syntax.*MPEG2"),
+    "CT without rescale": (
+        None,
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        "RescaleSlope and RescaleIntercept.*6 of 6",
+    ),
+    "slope alone": ([1], {"RescaleIntercept": None}, "RescaleSlope and RescaleIntercept.*1 of 6"),
+    "zero slope": ([1], {"RescaleSlope": "0"}, "RescaleSlope and RescaleIntercept.*1 of 6"),
+    "lookup table": ([1], lookup_table, "lookup table"),
+    "two modalities": ([1], {"Modality": "PT"}, "one modality for all slices, found CT, PT"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_the_reason(folder: Path, alter: Alter, case: str) -> None:
+    which, change, reason = REFUSED[case]
+    if isinstance(change, dict):
+        alter(which, **change)
+    else:
+        alter(which, change)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DicomError, match=reason) as caught:
+            read_folder(folder)
+    (series,) = scan_folder(folder)
+    for secret in ("PHANTOM", series.uid, "SECRET", "slice_"):
+        assert secret not in str(caught.value)
+    assert series.name in str(caught.value)
+
+
+def test_a_missing_slice_is_a_named_gap(folder: Path) -> None:
+    sorted(folder.iterdir())[2].unlink()
+    with pytest.raises(DicomError, match=r"5\.000 mm between slices [23] and [34], 2\.500 mm between most others"):
+        read_folder(folder)
+
+
+def test_a_slow_drift_is_refused(tmp_path: Path) -> None:
+    """Distances that each look even (0.8 % apart) but add up to more than a slice's place allows."""
+    affine = np.diag([1.0, 1, 2, 1])
+    write_series(Volume(np.zeros((2, 2, 40)), affine, modality="MR"), tmp_path / "s", identity="x")
+    for k, file in enumerate(sorted((tmp_path / "s").iterdir())):
+        dataset = pydicom.dcmread(file)
+        dataset.ImagePositionPatient[2] = 2.0 * k * (1 if k < 20 else 1.004)
+        dataset.save_as(file)
+    with pytest.raises(DicomError, match=r"off the straight stack|mm between slices"):
+        read_folder(tmp_path / "s")
+
+
+def test_a_single_slice_is_refused(folder: Path) -> None:
+    for file in sorted(folder.iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(DicomError, match="at least 2 slices, found a single slice"):
+        read_folder(folder)
+
+
+def test_a_damaged_file_beside_the_slices_is_refused(folder: Path) -> None:
+    """It may be the last slice: without it the stack would look whole."""
+    victim = sorted(folder.iterdir())[-1]
+    victim.write_bytes(victim.read_bytes()[:900])
+    with pytest.raises(DicomError, match="damaged"):
+        read_folder(folder)
+
+
+def test_two_series_are_refused_by_hash(tmp_path: Path) -> None:
+    for name, modality in (("a", "CT"), ("b", "MR")):
+        write_series(make_volume(modality), tmp_path / name, identity=name)
+    names = [series.name for series in scan_folder(tmp_path)]
+    with pytest.raises(DicomError, match=rf"2: {names[0]} \(CT, 6 files\), {names[1]} \(MR, 6 files\)"):
+        read_folder(tmp_path)
+    assert [read_series(series).modality for series in scan_folder(tmp_path)] == ["CT", "MR"]
+
+
+def test_no_series_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DicomError, match="exactly one image series, found none"):
+        read_folder(tmp_path)
