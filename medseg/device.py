@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -25,22 +26,22 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind == "cpu" and not number:
+    if name == "cpu":
         return torch.device("cpu")
-    if kind != "cuda" or (number and not number.isdigit()):
+    cuda = re.fullmatch(r"cuda(?::([0-9]+))?", name)
+    if cuda is None:
         raise DeviceError(
             f"device '{name}'", expected="auto, cpu, cuda or cuda:N", found=f"'{name}'", remedy="use one of these"
         )
     present = torch.cuda.device_count()
-    if int(number or 0) >= present:
+    if int(cuda[1] or 0) >= present:
         raise DeviceError(
             f"device '{name}'",
             expected="a CUDA device",
             found=f"{present} CUDA device(s)",
             remedy="use --device cpu, or check the driver and that torch is a CUDA build",
         )
-    return torch.device(name)
+    return torch.device("cuda", int(cuda[1])) if cuda[1] else torch.device("cuda")
 
 
 def pick_precision(precision: Precision, device: torch.device) -> Precision:
@@ -49,7 +50,7 @@ def pick_precision(precision: Precision, device: torch.device) -> Precision:
         return precision
     if device.type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from medseg.errors import StorageError
 
 _BLOCK_BYTES = 1 << 20
 
+_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder"),
@@ -62,7 +63,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         temporary.replace(target)
-        _flush(target.parent)
+        _flush_folder(target.parent)
     except OSError as error:
         raise storage_error(target, error) from error
     finally:
@@ -87,6 +88,15 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _flush_folder(path: Path) -> None:
+    """Flush a folder's entries where that is possible: some network shares and write-only folders refuse it."""
+    try:
+        _flush(path)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
 
 
 def _flush(path: Path) -> None:

@@ -40,7 +40,7 @@ class Label(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    index: int = Field(ge=1, description="Value in the label map; 0 is background.")
+    index: int = Field(ge=1, lt=2**32, description="Value in the label map; 0 is background.")
     name: str = Field(min_length=1, description="Short unique name, used in tables and file names.")
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = Field(
         default=None, description="Display colour as #rrggbb."

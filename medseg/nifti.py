@@ -6,8 +6,9 @@ The format is that of the NIfTI-1 and NIfTI-2 data format documents of the NIMH 
 from __future__ import annotations
 
 import io
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -31,6 +32,9 @@ _BLOCK_BYTES = 1 << 22
 _GZIP_LEVEL = 1
 _INTENT_LABEL = 1002
 _SCANNER_COORDINATES = 1
+_LONGEST_AXIS = 32767  # NIfTI-1 stores sizes in 16 bits
+_BAD_FORM = (GridError, HeaderDataError, ValueError, np.linalg.LinAlgError)
+_LENGTH_UNITS_MM = {1: 1000.0, 3: 0.001}  # metre and micrometre; all else counts as mm
 
 
 def is_nifti(path: Path) -> bool:
@@ -48,14 +52,15 @@ def read_nifti(path: Path, max_voxels: int = MAX_VOXELS) -> Volume:
 
     A 4-D file with one time point and a 2-D image are read as 3-D. Values keep the type that they are stored
     in, unless the header scales them: then they are float32. The sform comes before the qform; shear is kept.
+    Positions in metres or micrometres are turned into millimetres.
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file.
         max_voxels: Refused above this, before anything is allocated.
 
     Raises:
-        NiftiError: The file is missing, corrupt, truncated, too large, has several time points, holds colours
-            or complex numbers, or its affine is singular or not finite.
+        NiftiError: The file is missing, corrupt, truncated, too large, one half of an .hdr/.img pair, has several
+            time points, holds colours or complex numbers, or its affine is singular or not finite.
     """
     if not path.is_file():
         raise NiftiError(path, expected="a NIfTI file", found="no such file", remedy="check the path")
@@ -74,7 +79,7 @@ def read_nifti(path: Path, max_voxels: int = MAX_VOXELS) -> Volume:
             remedy="copy or export it again",
         ) from error
     affine, findings = _affine_of(path, header, shape)
-    return Volume(_scaled(array, header), affine, source=str(path), findings=findings)
+    return Volume(_scaled(path, array, header), affine, source=str(path), findings=findings)
 
 
 def write_nifti(path: Path, volume: Volume | LabelMap) -> None:
@@ -89,13 +94,11 @@ def write_nifti(path: Path, volume: Volume | LabelMap) -> None:
         volume: What to write.
 
     Raises:
+        NiftiError: NIfTI-1 has no such type or size, or a label map holds values beyond its labels.
         StorageError: The file cannot be written; nothing is left under its name.
     """
-    is_label = isinstance(volume, LabelMap)
-    array = volume.array
-    if isinstance(volume, LabelMap):
-        array = array.astype(smallest_unsigned(volume.labels.largest), copy=False)
-    header = _header_for(array, volume.grid, is_label)
+    array = _storable(path, volume)
+    header = _header_for(array, volume.grid, isinstance(volume, LabelMap))
     with atomic_path(path) as temporary, _open_for_writing(temporary) as stream:
         stream.write(header.binaryblock)
         stream.write(b"\0" * (int(header["vox_offset"]) - len(header.binaryblock)))
@@ -126,34 +129,47 @@ def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
 def _read_header(path: Path, stream: IO[bytes]) -> Any:
     start = stream.read(4)
     little, big = int.from_bytes(start, "little"), int.from_bytes(start, "big")
-    size = little if little in _HEADER_SIZES else big
+    size, order = (little, "<") if little in _HEADER_SIZES else (big, ">")
     if size not in _HEADER_SIZES:
         raise NiftiError(
-            path,
-            expected="a NIfTI-1 or NIfTI-2 header",
-            found="other data",
-            remedy="convert the file to NIfTI",
+            path, expected="a NIfTI-1 or NIfTI-2 header", found="other data", remedy="convert the file to NIfTI"
         )
     block = start + stream.read(size - 4)
     if len(block) < size:
         raise EOFError("the header is cut short")
     try:
-        header = _HEADER_SIZES[size].from_fileobj(io.BytesIO(block), check=False)
+        header = _HEADER_SIZES[size].from_fileobj(io.BytesIO(block), endianness=order, check=False)
         header.get_data_dtype()
     except (HeaderDataError, ValueError, KeyError) as error:
+        raise NiftiError(path, expected="a valid header", found=str(error), remedy="export it again") from error
+    magic = header["magic"].item()
+    if magic != header.single_magic:
         raise NiftiError(
-            path, expected="a valid header", found=str(error), remedy="export the file again"
-        ) from error
-    offset = int(header["vox_offset"])
-    if offset < size or len(stream.read(offset - size)) < offset - size:
-        raise EOFError("the voxel offset lies outside the file")
+            path, expected="header and voxels in one", found=f"magic {magic!r}", remedy="convert the .hdr/.img pair"
+        )
+    _skip_to_voxels(stream, float(header["vox_offset"]), size)
     return header
 
 
+def _skip_to_voxels(stream: IO[bytes], offset: float, header_size: int) -> None:
+    """Read on from the end of the header, in blocks: the offset may be anything."""
+    if not header_size <= offset < math.inf:
+        raise EOFError("the voxel offset lies outside the file")
+    left = int(offset) - header_size
+    while left:
+        block = stream.read(min(left, _BLOCK_BYTES))
+        if not block:
+            raise EOFError("the voxel offset lies outside the file")
+        left -= len(block)
+
+
 def _checked_shape(path: Path, header: Any, max_voxels: int) -> tuple[int, int, int]:
-    shape = [int(size) for size in header["dim"][1 : int(header["dim"][0]) + 1]]
-    if not 2 <= len(shape) <= 7 or min(shape) < 1:
-        raise NiftiError(path, expected="2 to 7 positive sizes", found=f"sizes {shape}", remedy="export it again")
+    count, *sizes = (int(size) for size in header["dim"])
+    shape = sizes[: max(count, 0)]
+    if not 2 <= count <= 7 or min(shape) < 1:
+        raise NiftiError(
+            path, expected="2 to 7 positive sizes", found=f"{count} sizes: {shape}", remedy="export it again"
+        )
     if any(size != 1 for size in shape[3:]):
         raise NiftiError(
             path,
@@ -176,10 +192,7 @@ def _read_voxels(path: Path, stream: IO[bytes], header: Any, shape: tuple[int, i
     dtype: np.dtype[Any] = header.get_data_dtype()
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise NiftiError(
-            path,
-            expected="integers or real numbers",
-            found=f"voxels of type {dtype}",
-            remedy="export one grey channel",
+            path, expected="integers or real numbers", found=f"type {dtype}", remedy="export one grey channel"
         )
     flat = np.empty(int(np.prod(shape, dtype=np.int64)), dtype=dtype)
     target = memoryview(flat.data).cast("B")
@@ -193,10 +206,12 @@ def _read_voxels(path: Path, stream: IO[bytes], header: Any, shape: tuple[int, i
     return native.reshape(shape, order="F")
 
 
-def _scaled(array: NDArray[Any], header: Any) -> NDArray[Any]:
+def _scaled(path: Path, array: NDArray[Any], header: Any) -> NDArray[Any]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not np.isfinite((slope, intercept)).all() or (slope, intercept) == (1, 0):
+    if slope == 0 or not math.isfinite(slope) or (slope, intercept) == (1, 0):
         return array
+    if not math.isfinite(intercept):
+        raise NiftiError(path, expected="a number as scl_inter", found=str(intercept), remedy="correct the header")
     scaled = array.astype(np.float32)
     scaled *= np.float32(slope)
     scaled += np.float32(intercept)
@@ -207,14 +222,16 @@ def _affine_of(path: Path, header: Any, shape: tuple[int, int, int]) -> tuple[Af
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     findings: list[Finding] = []
     try:
-        forms = [f() for f, there in ((header.get_sform, has_sform), (header.get_qform, has_qform)) if there]
-        if not forms:
-            forms = [header.get_base_affine()]
-            findings.append(Finding(FindingCode.NO_ORIENTATION, "neither sform nor qform: RAS axes assumed"))
-        grid = Grid(shape, forms[0])
-        if len(forms) > 1:
-            findings += _disagreement(grid, forms[1])
-    except (GridError, HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        if has_sform:
+            grid = _grid(shape, header, header.get_sform)
+            findings += _disagreement(grid, header) if has_qform else []
+        elif has_qform:
+            grid = _grid(shape, header, header.get_qform)
+        else:
+            grid = _grid(shape, header, header.get_base_affine)
+            message = f"neither sform nor qform: {grid.orientation} axes assumed, as nibabel does"
+            findings.append(Finding(FindingCode.NO_ORIENTATION, message))
+    except _BAD_FORM as error:
         found = error.found if isinstance(error, GridError) else str(error)
         raise NiftiError(
             path, expected="a finite, invertible affine", found=found, remedy="correct sform or qform"
@@ -222,14 +239,45 @@ def _affine_of(path: Path, header: Any, shape: tuple[int, int, int]) -> tuple[Af
     return grid.affine, tuple(findings)
 
 
-def _disagreement(grid: Grid, qform: Affine) -> list[Finding]:
+def _grid(shape: tuple[int, int, int], header: Any, form: Callable[[], Affine]) -> Grid:
+    """Place the voxels by one of the header's forms, in mm."""
+    affine = np.array(form(), dtype=np.float64)
+    affine[:3] *= _LENGTH_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    return Grid(shape, affine)
+
+
+def _disagreement(grid: Grid, header: Any) -> list[Finding]:
     try:
-        difference = grid.difference(Grid(grid.shape, qform), 100 * GRID_TOLERANCE_MM)
-    except GridError as error:
-        difference = error.found
+        difference = grid.difference(_grid(grid.shape, header, header.get_qform), 100 * GRID_TOLERANCE_MM)
+    except _BAD_FORM as error:
+        difference = error.found if isinstance(error, GridError) else str(error)
     if difference is None:
         return []
     return [Finding(FindingCode.FORMS_DISAGREE, f"sform and qform disagree ({difference}): sform taken")]
+
+
+def _storable(path: Path, volume: Volume | LabelMap) -> NDArray[Any]:
+    """Return the voxels in the type and byte order that the file gets."""
+    array = volume.array
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8 or array.dtype == np.float16:
+        raise NiftiError(
+            path, expected="integers or 32 or 64 bit floats", found=f"type {array.dtype}", remedy="convert them"
+        )
+    if max(array.shape) > _LONGEST_AXIS:
+        raise NiftiError(
+            path, expected=f"sizes up to {_LONGEST_AXIS}", found=f"{array.shape}", remedy="crop the volume"
+        )
+    if not isinstance(volume, LabelMap):
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    largest, low, high = volume.labels.largest, array.min(), array.max()
+    if not 0 <= low <= high <= largest or array.dtype.kind == "f":
+        raise NiftiError(
+            path,
+            expected=f"whole label values from 0 to {largest}",
+            found=f"values of type {array.dtype} from {low} to {high}",
+            remedy="correct the label map or its labels",
+        )
+    return array.astype(smallest_unsigned(largest), copy=False)
 
 
 def _header_for(array: NDArray[Any], grid: Grid, is_label: bool) -> Any:

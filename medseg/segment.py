@@ -60,7 +60,7 @@ def read_study(study: Study) -> list[Volume]:
 def output_name(study: Study, images: list[Volume]) -> str:
     """Return the label map's file name: as the NIfTI input's, or by the series' hash, free of patient data."""
     if not study.files:
-        return f"{images[0].source}.nii.gz"
+        return f"{images[0].source.replace(' ', '_')}.nii.gz"
     return f"{study_name(study)}.nii.gz"
 
 

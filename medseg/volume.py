@@ -47,7 +47,7 @@ class Grid:
             raise GridError(
                 "affine", expected="a finite, invertible 4x4 matrix", found=problem, remedy="correct the header"
             )
-        if len(self.shape) != 3 or min(self.shape) < 1:
+        if len(self.shape) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in self.shape):
             raise GridError(
                 "shape", expected="three positive sizes", found=str(self.shape), remedy="give a 3-D image"
             )
@@ -96,7 +96,7 @@ class Grid:
 
     def index(self, world_mm: NDArray[Any]) -> NDArray[np.float64]:
         """Map RAS+ millimetres (..., 3) to fractional voxel indices (..., 3)."""
-        inverse = np.linalg.inv(self.affine)
+        inverse: Affine = np.linalg.inv(self.affine)
         return np.asarray(world_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
 
     def difference(self, other: Grid, tolerance_mm: float = GRID_TOLERANCE_MM) -> str | None:
@@ -154,11 +154,15 @@ class Volume:
 
 
 def smallest_unsigned(largest: int) -> type[np.unsignedinteger[Any]]:
-    """Return the smallest unsigned integer type that holds `largest`."""
-    for kind in (np.uint8, np.uint16, np.uint32):
-        if largest <= np.iinfo(kind).max:
+    """Return the smallest unsigned integer type that holds `largest`.
+
+    Raises:
+        ValueError: None does.
+    """
+    for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
+        if 0 <= largest <= np.iinfo(kind).max:
             return kind
-    return np.uint64
+    raise ValueError(f"no unsigned integer type holds {largest}")
 
 
 def _affine_problem(affine: Affine) -> str | None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.emitter import Emitter
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
@@ -27,7 +28,7 @@ from medseg.files import write_text
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
 
-_WRITTEN_BARE = re.compile(r"^\?|[\x85\u2028\u2029\ufeff]")
+_SAFE_BARE = re.compile(r"[\w./(][\w./()+=@;-]*( [\w./()+=@;-]+)*")
 
 
 def load_yaml(path: Path, model: type[Model]) -> Model:
@@ -92,9 +93,17 @@ def yaml_text(data: Any, comment: str = "") -> str:
     for line in comment.splitlines():
         stream.write(f"# {line}\n")
     yaml = YAML(typ="rt")
+    yaml.Emitter = _Emitter
     yaml.width = 110
     yaml.dump(_flowed(data), stream)
     return "".join(f"{line.rstrip(' ')}\n" for line in stream.getvalue().split("\n")[:-1])
+
+
+class _Emitter(Emitter):
+    """Never breaks quoted text into lines: ruamel.yaml adds a space where it does."""
+
+    def write_double_quoted(self, text: Any, split: Any = True) -> None:
+        super().write_double_quoted(text, split=False)
 
 
 def _flowed(data: Any) -> Any:
@@ -109,8 +118,8 @@ def _flowed(data: Any) -> Any:
 
 
 def _plain_text(text: str) -> str:
-    """Drop any block style, as trailing spaces would count in it, and quote what ruamel.yaml writes bare in error."""
-    return DoubleQuotedScalarString(text) if _WRITTEN_BARE.search(text) else str(text)
+    """Quote all but simple text: ruamel.yaml leaves ``?a`` bare in a list, and loses one of two spaces."""
+    return str(text) if _SAFE_BARE.fullmatch(text) else DoubleQuotedScalarString(text)
 
 
 def _describe(path: Path, tree: CommentedMap, model: type[BaseModel], item: ErrorDetails) -> str:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from ruamel.yaml import YAML
 
 from medseg.errors import ConfigError, StorageError, UsageError
 from medseg.yamlfile import dump_yaml, load_yaml, read_tree, yaml_text
@@ -205,7 +206,8 @@ def test_written_trees_read_back_the_same(tree: dict[str, Any], tmp_path_factory
 
 
 @pytest.mark.parametrize(
-    "text", ["no", "1e-3", "007", "2024-01-01", "null", "a: b", "# x", "- a", "?a", "\x85", "a \n b  \n", "x " * 99]
+    "text",
+    ["no", "1e-3", "007", "2024-01-01", "null", "a: b", "# x", "- a", "?a", ": 0", "\x85", "a \n b  \n", "x " * 99],
 )
 def test_text_stays_text(tmp_path: Path, text: str) -> None:
     dump_yaml(tmp_path / "a.yaml", {"key": text, "list": [text, text]})
@@ -217,6 +219,13 @@ def test_block_text_of_a_tree_keeps_its_trailing_spaces(tmp_path: Path) -> None:
     tree = read_tree(tmp_path / "a.yaml")
     dump_yaml(tmp_path / "b.yaml", tree)
     assert read_tree(tmp_path / "b.yaml") == {"key": "one  \ntwo\n"} == tree
+
+
+@pytest.mark.parametrize("text", ["x  y  z", '00"\x1f0 0', "a, b: c  d", "one two three"])
+def test_text_at_the_end_of_a_line_keeps_its_spaces(text: str) -> None:
+    for before in range(80, 116):
+        tree = {"list": ["a" * before, text], "text": "a" * before + text}
+        assert YAML(typ="rt").load(yaml_text(tree)) == tree
 
 
 def test_long_lists_wrap_evenly_and_leave_no_trailing_spaces() -> None:

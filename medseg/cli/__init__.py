@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 
 import typer
+from rich.markup import escape
 
 from medseg import __version__
 from medseg.cli import dataset, demo, evaluate, listing, overlay, phantom, segment, train
@@ -14,6 +16,8 @@ from medseg.errors import MedsegError
 
 BUG_STATUS = 70
 INTERRUPTED_STATUS = 130
+
+_debug: ContextVar[bool] = ContextVar("debug", default=False)
 
 app = typer.Typer(
     name="medseg",
@@ -47,7 +51,9 @@ def _options(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
     ),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what is being done."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of a bug."),
 ) -> None:
+    _debug.set(debug)
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -62,11 +68,17 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except MedsegError as error:
-        errors.print(f"[bold red]error[/bold red] [{error.code}] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error[/bold red] [{error.code}] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
     except MemoryError:
         errors.print("[bold red]error[/bold red] [MEMORY] out of memory; use smaller patches or volumes")
         sys.exit(4)
+    except Exception as error:
+        if _debug.get():
+            raise
+        errors.print(f"[bold red]bug[/bold red] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
+        errors.print("this should not happen: run again with medseg --debug ..., and report what it prints")
+        sys.exit(BUG_STATUS)
     except KeyboardInterrupt:
         errors.print("interrupted")
         sys.exit(INTERRUPTED_STATUS)

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from medseg.cli.console import console, progress_bar
-from medseg.data.manifest import Manifest, load_manifest, read_manifest, relative_root, save_manifest
 from medseg.errors import UsageError
 
 if TYPE_CHECKING:
     from medseg.data.check import Fault
+    from medseg.data.manifest import Manifest
 
 _SOME_FAULTY = 3
 _COMMENT = "Written by `medseg dataset import`. Each fold lists the patients that it is validated on."
@@ -72,6 +72,7 @@ def import_(
     medseg dataset import Dataset101_Liver -o liver.yaml --patient-regex '^(P[0-9]+)_'
     """
     from medseg.data.importers import ImportOptions, import_folder
+    from medseg.data.manifest import relative_root, save_manifest
 
     _require_new_yaml(output)
     options = ImportOptions(name=name, patient_regex=patient_regex, folds=folds, seed=seed)
@@ -105,6 +106,7 @@ def check(
     [bold]Exit status:[/bold] 0 no fault; 2 wrong usage or manifest; 3 faults found.
     """
     from medseg.data.check import check_dataset
+    from medseg.data.manifest import load_manifest
 
     dataset = load_manifest(manifest, data_root)
     with progress_bar() as bar:
@@ -125,6 +127,8 @@ def show(manifest: Annotated[str, typer.Argument(help=_MANIFEST_HELP)]) -> None:
 
     [bold]Example:[/bold] medseg dataset show hippocampus
     """
+    from medseg.data.manifest import read_manifest
+
     facts = read_manifest(manifest)
     console.print(_summary(facts), _label_table(facts))
 

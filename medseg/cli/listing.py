@@ -11,7 +11,6 @@ from rich.table import Table
 
 from medseg.cli.console import console
 from medseg.shipped import Shelf, shelf_folder, shipped_names
-from medseg.yamlfile import read_tree
 
 if TYPE_CHECKING:
     from medseg.registry import Registry
@@ -49,6 +48,8 @@ def list_shipped(
 
 
 def _print_shelf(shelf: Shelf, title: str) -> None:
+    from medseg.yamlfile import read_tree
+
     table = Table("name", "description", title=title, title_justify="left")
     for name in shipped_names(shelf):
         tree = read_tree(shelf_folder(shelf) / f"{name}.yaml")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Augmentation(BaseModel):
@@ -25,7 +26,9 @@ class Augmentation(BaseModel):
     )
     affine_probability: Probability = Field(default=0.3, description="Of a rotation with a scaling.")
     rotation_degrees: float = Field(default=15.0, ge=0, le=180, description="Largest angle about each axis.")
-    scale: tuple[float, float] = Field(default=(0.85, 1.18), description="Smallest and largest magnification.")
+    scale: tuple[Positive, Positive] = Field(
+        default=(0.85, 1.18), description="Smallest and largest magnification."
+    )
     noise_probability: Probability = Field(default=0.15, description="Of Gaussian noise.")
     noise_std: float = Field(default=0.1, ge=0, description="Largest standard deviation of the noise.")
     brightness_probability: Probability = Field(default=0.15, description="Of a factor on all intensities.")
@@ -33,7 +36,17 @@ class Augmentation(BaseModel):
     contrast_probability: Probability = Field(default=0.15, description="Of a factor on the distance to the mean.")
     contrast: tuple[float, float] = Field(default=(0.75, 1.25), description="Range of the factor.")
     gamma_probability: Probability = Field(default=0.15, description="Of a power law over the patch's range.")
-    gamma: tuple[float, float] = Field(default=(0.7, 1.5), description="Range of the exponent.")
+    gamma: tuple[Positive, Positive] = Field(default=(0.7, 1.5), description="Range of the exponent.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.flip_axes)) < len(self.flip_axes):
+            raise ValueError(f"flip_axes {list(self.flip_axes)} names an axis twice")
+        for name in ("scale", "brightness", "contrast", "gamma"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must rise, found {[low, high]}")
+        return self
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from medseg.data.fingerprint import Fingerprint
 Positive = Annotated[float, Field(gt=0)]
 AxisSpacing = Positive | Literal["keep"]
 
+_SMALLEST_WINDOW_HU = 1.0  # where the foreground is constant
+_SMALLEST_STD_HU = 1e-3
+
 
 class CTIntensity(BaseModel):
     """Clip to a window in HU, then subtract a mean and divide by a standard deviation of the data set."""
@@ -43,9 +46,7 @@ class ZScoreIntensity(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["zscore"]
-    nonzero: bool = Field(
-        default=False, description="Measure and change non-zero voxels only."
-    )
+    nonzero: bool = Field(default=False, description="Measure and change non-zero voxels only.")
 
 
 Intensity = Annotated[CTIntensity | ZScoreIntensity, Field(discriminator="kind")]
@@ -95,9 +96,10 @@ class Preprocessing(BaseModel):
 
 def _completed_ct(rule: CTIntensity, fingerprint: Fingerprint, channel: int) -> CTIntensity:
     seen = fingerprint.foreground[channel]
+    low, high = seen.percentile_00_5, seen.percentile_99_5
     return CTIntensity(
         kind="ct",
-        clip_hu=rule.clip_hu or (seen.percentile_00_5, seen.percentile_99_5),
+        clip_hu=rule.clip_hu or (low, max(high, low + _SMALLEST_WINDOW_HU)),
         mean_hu=seen.mean if rule.mean_hu is None else rule.mean_hu,
-        std_hu=rule.std_hu or max(seen.std, 1e-3),
+        std_hu=rule.std_hu or max(seen.std, _SMALLEST_STD_HU),
     )

@@ -1,7 +1,7 @@
 """Resampling between grids: exact coordinates, linear for images, nearest for labels.
 
 Where the axes of two grids run along one another (spacing, flips, permutations, crops), interpolation is separable:
-one pass an axis, in place of eight neighbours a voxel. Other pairs of grids (rotated, sheared) are sampled.
+two neighbours an axis, in place of eight a voxel. Other pairs of grids (rotated, sheared) are sampled.
 Coordinates outside the source take its border value, as MONAI's ``padding_mode="border"`` does.
 """
 
@@ -62,10 +62,8 @@ class GridMap:
         if self.target_axes is None:
             raise ValueError("a map that is not separable has no coordinates of one axis")
         target_axis = self.target_axes[source_axis]
-        scale = self.matrix[source_axis, target_axis]
-        offset = self.matrix[source_axis, 3]
-        steps: Coordinates = np.arange(self.target.shape[target_axis], dtype=np.float64)
-        return steps * scale + offset
+        scale, offset = float(self.matrix[source_axis, target_axis]), float(self.matrix[source_axis, 3])
+        return np.arange(self.target.shape[target_axis], dtype=np.float64) * scale + offset
 
 
 def resample(x: Tensor, grids: GridMap, *, nearest: bool = False) -> Tensor:
@@ -88,7 +86,10 @@ def resample(x: Tensor, grids: GridMap, *, nearest: bool = False) -> Tensor:
 
 
 def resample_axes(x: Tensor, coordinates: list[Coordinates], *, nearest: bool = False) -> Tensor:
-    """Resample each axis of `x` at its own coordinates, the most shrinking axis first.
+    """Resample each axis of `x` at its own coordinates.
+
+    One output plane after the other is made from two input planes that are resampled within themselves first: all
+    that is worked on stays in the processor's cache.
 
     Args:
         x: (C, i, j, k).
@@ -96,14 +97,19 @@ def resample_axes(x: Tensor, coordinates: list[Coordinates], *, nearest: bool = 
         nearest: Take the nearest voxel; half-way goes to the even index, as MONAI's nearest does.
 
     Returns:
-        (C, *lengths of the coordinates); memory order as in `x`.
+        (C, *lengths of the coordinates); memory order as in `x`, the channels outermost. `x` itself where every
+        coordinate is its own index.
     """
-    memory = sorted(range(4), key=lambda axis: -x.stride()[axis])  # slowest axis first
-    x = x.permute(memory)
-    by_growth = sorted(range(3), key=lambda axis: len(coordinates[axis]) / x.shape[memory.index(axis + 1)])
-    for axis in by_growth:
-        x = _along(x, memory.index(axis + 1), coordinates[axis], nearest)
-    return x.permute([memory.index(axis) for axis in range(4)])
+    taps = [_taps(c, n, nearest, x) for c, n in zip(coordinates, x.shape[1:], strict=True)]
+    if all(t.is_identity for t in taps):
+        return x
+    order = sorted(range(3), key=lambda axis: -x.stride()[axis + 1])  # the slowest spatial axis first
+    x = x.permute(0, *(axis + 1 for axis in order))
+    outer, *inner = (taps[axis] for axis in order)
+    out = x.new_empty((x.shape[0], *(len(coordinates[axis]) for axis in order)))
+    for channel, target in zip(x, out, strict=True):
+        _resample_channel(channel, outer, inner, target)
+    return out.permute(0, *(order.index(axis) + 1 for axis in range(3)))
 
 
 def nearest_integers(coordinates: Coordinates) -> NDArray[np.int64] | None:
@@ -114,19 +120,58 @@ def nearest_integers(coordinates: Coordinates) -> NDArray[np.int64] | None:
     return rounded.astype(np.int64)
 
 
-def _along(x: Tensor, axis: int, coordinates: Coordinates, nearest: bool) -> Tensor:
-    size = x.shape[axis]
+@dataclass(frozen=True)
+class _Taps:
+    """Which one or two source indices each output index of an axis is made of.
+
+    Attributes:
+        low: Source index of each output index.
+        weight: Of the next source index, 0 to 1; None where only `low` counts.
+        is_identity: Every output index is its own source index, and none is left out.
+    """
+
+    low: Tensor
+    weight: Tensor | None
+    is_identity: bool
+
+    def apply(self, plane: Tensor, axis: int) -> Tensor:
+        """Resample one axis of a plane."""
+        if self.is_identity:
+            return plane
+        first = plane.index_select(axis, self.low)
+        if self.weight is None:
+            return first
+        weight = self.weight if axis == plane.ndim - 1 else self.weight[:, None]
+        return first.lerp_(plane.index_select(axis, self.low + 1), weight)
+
+
+def _taps(coordinates: Coordinates, size: int, nearest: bool, like: Tensor) -> _Taps:
     inside = np.clip(coordinates, 0, size - 1)
     whole = np.rint(inside).astype(np.int64) if nearest else nearest_integers(inside)
     if whole is not None:
-        if np.array_equal(whole, np.arange(size)):
-            return x
-        return x.index_select(axis, torch.from_numpy(whole).to(x.device))
+        is_identity = np.array_equal(whole, np.arange(size))
+        return _Taps(torch.from_numpy(whole).to(like.device), None, is_identity)
     low = np.minimum(inside.astype(np.int64), size - 2)
-    weight = torch.from_numpy(inside - low).to(x)
-    weight = weight.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
-    index = torch.from_numpy(low).to(x.device)
-    return torch.lerp(x.index_select(axis, index), x.index_select(axis, index + 1), weight)
+    return _Taps(torch.from_numpy(low).to(like.device), torch.from_numpy(inside - low).to(like), False)
+
+
+def _resample_channel(x: Tensor, outer: _Taps, inner: list[_Taps], out: Tensor) -> None:
+    """Fill `out` plane by plane along the first axis of `x`."""
+    ready: dict[int, Tensor] = {}  # input planes, resampled within themselves
+
+    def plane(index: int) -> Tensor:
+        if index not in ready:
+            ready[index] = inner[1].apply(inner[0].apply(x[index], 0), 1)
+        return ready[index]
+
+    weights = [0.0] * len(out) if outer.weight is None else outer.weight.tolist()
+    for target, low, weight in zip(out, outer.low.tolist(), weights, strict=True):
+        for index in [n for n in ready if n not in (low, low + 1)]:
+            del ready[index]
+        if weight:
+            torch.lerp(plane(low), plane(low + 1), weight, out=target)
+        else:
+            target.copy_(plane(low))
 
 
 def _resample_sampled(x: Tensor, grids: GridMap, nearest: bool) -> Tensor:

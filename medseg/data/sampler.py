@@ -13,6 +13,8 @@ from medseg.data.store import StoredCase
 
 Corner = tuple[int, int, int]
 
+_PLACE, _CASES = 0, 2  # one stream of random numbers for each kind of draw; augmentation has 1
+
 
 @dataclass(frozen=True)
 class PatchSampler:
@@ -43,9 +45,9 @@ class PatchSampler:
             Image float32 (C, i, j, k) and class indices int64 (i, j, k).
         """
         turn, place = divmod(index, len(self.cases))
-        order = np.random.default_rng([self.seed, epoch, turn]).permutation(len(self.cases))
+        order = np.random.default_rng([self.seed, epoch, turn, _CASES]).permutation(len(self.cases))
         case = self.cases[order[place]]
-        rng = np.random.default_rng([self.seed, epoch, index, 0])
+        rng = np.random.default_rng([self.seed, epoch, index, _PLACE])
         patch: tuple[Tensor, Tensor] = case.patch(self._corner(case, rng), self.patch_size)
         return patch
 

@@ -27,7 +27,7 @@ from medseg.errors import ManifestError
 from medseg.files import atomic_path, write_text
 from medseg.labels import LabelSet
 from medseg.nifti import read_nifti
-from medseg.volume import Grid, Volume
+from medseg.volume import Grid, Volume, smallest_unsigned
 
 MAX_VOXELS_A_CLASS = 10_000
 _LAYOUT_VERSION = 1
@@ -96,9 +96,11 @@ class StoredCase:
         """
         image = torch.zeros((self.image.shape[0], *size))
         label = torch.zeros(tuple(size), dtype=torch.int64)
-        spans = list(zip(corner, size, self.shape, strict=True))
-        source = tuple(slice(max(c, 0), min(c + s, n)) for c, s, n in spans)
-        target = tuple(slice(max(-c, 0), max(-c, 0) + min(c + s, n) - max(c, 0)) for c, s, n in spans)
+        spans = [
+            (max(c, 0), max(c, 0, min(c + s, n))) for c, s, n in zip(corner, size, self.shape, strict=True)
+        ]  # first voxel and the one after the last; empty where the patch lies outside
+        source = tuple(slice(first, end) for first, end in spans)
+        target = tuple(slice(first - c, end - c) for (first, end), c in zip(spans, corner, strict=True))
         image[(slice(None), *target)] = torch.from_numpy(np.array(self.image[(slice(None), *source)]))
         label[target] = torch.from_numpy(self.label[source].astype(np.int64))
         return image, label
@@ -170,9 +172,8 @@ def _class_indices(label: Volume, labels: LabelSet, case: Case) -> Volume:
             found=f"also {', '.join(f'{value:g}' for value in unknown[:5])}",
             remedy="add them to the manifest's labels, or correct the label map",
         )
-    table = np.zeros(labels.largest + 1, dtype=np.uint16)
-    table[list(labels.indices)] = np.arange(1, len(labels) + 1)
-    return Volume(table[label.array.astype(np.int64)], label.affine, source=label.source)
+    classes = np.searchsorted(labels.channel_values, label.array)
+    return Volume(classes.astype(smallest_unsigned(len(labels))), label.affine, source=label.source)
 
 
 def _write(case: StoredCase, prepared: Prepared) -> None:

@@ -1,6 +1,6 @@
 """The preprocessing contract as MONAI dictionary transforms: volumes -> what a network sees.
 
-Keys are ``image`` (one `Volume`, or path, for each channel) and ``label`` (one, optional). Nothing is lazy:
+Keys are ``image`` (one `Volume` for each channel) and ``label`` (one, optional). Nothing is lazy:
 MONAI's lazy resampling interpolates labels.
 """
 
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from medseg.data.preprocessing import CTIntensity, Preprocessing, ZScoreIntensity
 from medseg.data.resample import GridMap, resample
-from medseg.errors import GridError
+from medseg.errors import GridError, MedsegError
 from medseg.volume import Affine, Grid, Volume
 
 IMAGE, LABEL = "image", "label"
 _RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _SMALLEST_STD = 1e-8
+_KEEP_SPACING = ("keep", "keep", "keep")
 
 Data = Mapping[Hashable, Any]
 
@@ -46,8 +47,7 @@ class Prepared:
 class StackVolumesd(MapTransform):  # type: ignore[misc]
     """Stack the volumes of each key, one a channel, into a float32 (image) or integer (label) tensor.
 
-    Raises:
-        GridError: The volumes of a case do not share one grid.
+    All of them lie on the grid of the first image.
     """
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
@@ -56,8 +56,6 @@ class StackVolumesd(MapTransform):  # type: ignore[misc]
         first: Volume = data[IMAGE][0]
         for key in self.key_iterator(out):
             volumes: Sequence[Volume] = data[key]
-            for volume in volumes:
-                check_same_grid(first, volume)
             out[key] = _placed(_stack(volumes, is_label=key == LABEL), first.grid)
         return out
 
@@ -132,13 +130,12 @@ def build_transforms(preprocessing: Preprocessing, channels: int) -> Callable[[D
             CropForegroundd(
                 keys,
                 source_key=IMAGE,
-                select_fn=lambda image: image > threshold,
+                select_fn=lambda image: _above(image, threshold),
                 allow_smaller=True,
                 allow_missing_keys=True,
             )
         )
-    if preprocessing.spacing_mm is not None:
-        steps.append(ExactSpacingd(keys, preprocessing.spacing_mm))
+    steps.append(ExactSpacingd(keys, preprocessing.spacing_mm or _KEEP_SPACING))
     steps.append(NormalizeChannelsd((IMAGE,), preprocessing.for_channels(channels)))
     return Compose(steps)  # type: ignore[no-any-return]
 
@@ -159,7 +156,14 @@ def prepare(
     data: dict[Hashable, Any] = {IMAGE: list(images)}
     if label is not None:
         data[LABEL] = [label]
-    out = transforms(data)
+    for volume in (*images[1:], *data.get(LABEL, ())):
+        check_same_grid(images[0], volume)
+    try:
+        out = transforms(data)
+    except RuntimeError as error:  # Compose hides what happened in a RuntimeError
+        if isinstance(error.__cause__, MedsegError | MemoryError):
+            raise error.__cause__ from error
+        raise
     image = out[IMAGE]
     prepared_label = out[LABEL].as_tensor()[0] if label is not None else None
     return Prepared(image.as_tensor(), grid_of(image), prepared_label)
@@ -216,9 +220,17 @@ def _right_angled(axes: Affine) -> Affine:
     return np.asarray(rotation * np.sign(np.diag(triangle)))
 
 
+def _above(image: Tensor, threshold: float) -> Tensor:
+    """Return which voxels to crop to: all of them where none is above the threshold."""
+    above = image > threshold
+    return above if above.any() else torch.ones_like(above)
+
+
 def _stack(volumes: Sequence[Volume], *, is_label: bool) -> Tensor:
     if is_label:
-        return torch.from_numpy(np.asarray(volumes[0].array).astype(np.int16, order="K"))[None]
+        array = volumes[0].array
+        kind = np.int16 if array.max() <= np.iinfo(np.int16).max else np.int64
+        return torch.from_numpy(array.astype(kind, order="K"))[None]
     if len(volumes) == 1:
         return torch.from_numpy(volumes[0].array.astype(np.float32, order="K"))[None]
     return torch.stack([torch.from_numpy(v.array.astype(np.float32, order="K")) for v in volumes])

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 Numbers = tuple[float, ...]
 
 PYDICOM_ERRORS = (
+    BytesLengthException,
     ValueError,
     TypeError,
     KeyError,

@@ -9,26 +9,14 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-)
+from pydicom.uid import HTJ2K, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, JPEG2000Lossless
 
 from medseg.dicom.header import PYDICOM_ERRORS, Header
 from medseg.errors import DicomError
 
 _OPENJPEG = "pylibjpeg"
+_MOST_BITS = 64
 _JPEG_2000 = (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
-_JPEG = (*_JPEG_2000, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
-_END_OF_IMAGE = b"\xff\xd9"
 
 
 def check_decoder(transfer_syntax_uid: str, where: str) -> None:
@@ -87,7 +75,7 @@ def result_type(headers: Iterable[Header]) -> np.dtype[Any]:
 
 def _fits_int16(header: Header) -> bool:
     slope, intercept = header.rescale or (0.0, 0.0)
-    bits = header.bits_stored or 16
+    bits = min(header.bits_stored or _MOST_BITS, _MOST_BITS)
     low = -(1 << (bits - 1)) if header.is_signed else 0
     high = low + (1 << bits) - 1
     limits = np.iinfo(np.int16)
@@ -96,13 +84,10 @@ def _fits_int16(header: Header) -> bool:
 
 
 def _check_length(dataset: Any) -> None:
-    """Refuse a JPEG code stream that stops early, which decoders may fill up, and pixels beyond the image."""
-    data: bytes = dataset.PixelData
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in _JPEG and not data.rstrip(b"\0").endswith(_END_OF_IMAGE):
-        raise EOFError
-    expected = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
-    if not syntax.is_encapsulated and len(data) > expected + 1:
+    """Refuse uncompressed pixels beyond the image: Rows, Columns or NumberOfFrames would be wrong."""
+    expected = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+    is_compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    if not is_compressed and len(dataset.PixelData) > expected + 1:
         raise ValueError
 
 

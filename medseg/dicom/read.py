@@ -78,19 +78,14 @@ def read_series(series: Series) -> Volume:
         DicomError: The series is not a regular stack of slices, or pixels cannot be decoded; says why.
     """
     where = f"series {series.name}"
-    _check_files(series, where)
-    headers, affine_lps = _stack(series.headers, where)
-    for syntax in sorted({header.transfer_syntax_uid for header in headers}):
-        check_decoder(syntax, where)
     with quiet_pydicom():
+        _check_files(series, where)
+        headers, affine_lps = _stack(series.headers, where)
+        for syntax in sorted({header.transfer_syntax_uid for header in headers}):
+            check_decoder(syntax, where)
         array = _read_voxels(headers, where)
-    return Volume(
-        array,
-        LPS_TO_RAS @ affine_lps + 0.0,
-        modality=series.modality or None,
-        source=where,
-        findings=series.findings,
-    )
+    affine = LPS_TO_RAS @ affine_lps + 0.0  # no negative zeros
+    return Volume(array, affine, modality=series.modality or None, source=where, findings=series.findings)
 
 
 def _check_files(series: Series, where: str) -> None:

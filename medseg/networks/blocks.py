@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -13,12 +13,13 @@ Norm = Literal["batch", "instance", "group", "none"]
 Act = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu"]
 Sizes = tuple[int, ...]
 
-CONV: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED: dict[int, type[nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
-}
-POOL: dict[int, type[nn.MaxPool2d | nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+Layer = Callable[..., nn.Module]
+
+CONV: dict[int, Layer] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Layer] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POOL: dict[int, Layer] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+DROPOUT: dict[int, Layer] = {2: nn.Dropout2d, 3: nn.Dropout3d}
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _GROUPS = 8
@@ -92,7 +93,7 @@ def pad_to_multiple(x: Tensor, multiple: Sequence[int]) -> tuple[Tensor, tuple[s
 def init_he(module: nn.Module) -> None:
     """Initialise the convolutions below `module` as He et al. 2015 (arXiv:1502.01852), biases at zero."""
     for layer in module.modules():
-        if isinstance(layer, (*CONV.values(), *TRANSPOSED.values())):
+        if isinstance(layer, _CONVOLUTIONS):
             nn.init.kaiming_normal_(layer.weight, a=_LEAK)
             if layer.bias is not None:
                 with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from medseg.errors import UsageError
 from medseg.networks.blocks import (
     CONV,
+    DROPOUT,
     POOL,
     TRANSPOSED,
     Act,
@@ -73,7 +75,7 @@ class UNet(nn.Module):
                 conv_norm_act(spatial_dims, i, channels[level], kernel=kernels[level], norm=norm, act=act)
                 for i in (inputs, channels[level])
             ]
-            drop = _DROPOUT[spatial_dims](dropout) if dropout and level >= depth - 2 else nn.Identity()
+            drop = DROPOUT[spatial_dims](dropout) if dropout and level >= depth - 2 else nn.Identity()
             return nn.Sequential(*units, drop)
 
         self.encoder = nn.ModuleList(
@@ -81,12 +83,12 @@ class UNet(nn.Module):
         )
         self.pools = nn.ModuleList(POOL[spatial_dims](stride) for stride in self.strides)
         self.ups = nn.ModuleList(
-            TRANSPOSED[spatial_dims](channels[n + 1], channels[n], stride, stride)  # type: ignore[arg-type]
+            TRANSPOSED[spatial_dims](channels[n + 1], channels[n], stride, stride)
             for n, stride in enumerate(self.strides)
         )
         self.decoder = nn.ModuleList(stage(2 * channels[level], level) for level in range(depth - 1))
         self.head = CONV[spatial_dims](channels[0], num_classes, kernel_size=1)
-        self.multiple = tuple(int(torch.tensor(axis).prod()) for axis in zip(*self.strides, strict=True))
+        self.multiple = tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(spatial_dims))
         init_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,9 +103,6 @@ class UNet(nn.Module):
         for level in reversed(range(len(skips))):
             x = self.decoder[level](torch.cat((skips[level], self.ups[level](x)), dim=1))
         return self.head(x)[crop]  # type: ignore[no-any-return]
-
-
-_DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
 
 
 def _check_stages(field: str, values: tuple[Sizes, ...], count: int, spatial_dims: int) -> None:

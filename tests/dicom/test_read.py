@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medseg.dicom.read import read_folder
+from medseg.dicom.scan import scan_folder
 from medseg.dicom.write import write_series
 from medseg.phantom import draw_torso
 from medseg.volume import Volume
@@ -125,3 +127,15 @@ def test_compressed_series_hold_the_same_values(folder: Path, alter: Alter, synt
 def test_distances_within_one_percent_are_even(folder: Path, alter: Alter) -> None:
     alter([2], shift((0, 0, 0.012)))
     check_by_formula(folder, read_folder(folder))
+
+
+def test_values_of_the_file_are_not_quoted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """pydicom warns of an invalid UID and quotes it."""
+    for file in folder.iterdir():
+        uid = str(pydicom.dcmread(file).SeriesInstanceUID).encode()
+        file.write_bytes(file.read_bytes().replace(uid, b"SECRET" + uid[6:]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        volume = read_folder(folder)
+    assert caplog.text == ""
+    assert "SECRET" not in repr(scan_folder(folder)) + volume.source

@@ -145,6 +145,13 @@ def test_a_slow_drift_is_refused(tmp_path: Path) -> None:
         read_folder(tmp_path / "s")
 
 
+def test_a_file_that_changed_since_the_scan_is_refused(folder: Path, alter: Alter) -> None:
+    (series,) = scan_folder(folder)
+    alter([3], lambda dataset: setattr(dataset, "Rows", 17) or setattr(dataset, "Columns", 74))
+    with pytest.raises(DicomError, match=r"slice . of 6: .*an image of shape \(17, 74\)"):
+        read_series(series)
+
+
 def test_a_single_slice_is_refused(folder: Path) -> None:
     for file in sorted(folder.iterdir())[1:]:
         file.unlink()
