@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from medseg.errors import InputError, MedsegError, UsageError
-from medseg.inference import Advance
 from medseg.nifti import case_name, is_nifti
 from medseg.segment import Segmentation, Study, nifti_study, segment_study, study_name
 from medseg.segmenter import Segmenter
+from medseg.tiles import Advance
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from medseg.data.augment import Augmentation
 from medseg.data.preprocessing import Preprocessing
 from medseg.device import Precision
-from medseg.inference import SlidingWindow
 from medseg.losses import LOSSES
 from medseg.model import NetworkSpec
 from medseg.networks import NETWORKS
 from medseg.registry import Registry
 from medseg.shipped import Shelf, find_yaml
+from medseg.tiles import SlidingWindow
 from medseg.yamlfile import load_yaml
 
 

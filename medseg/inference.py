@@ -1,173 +1,28 @@
-"""Streamed sliding window: image -> label map on the image's own grid, in bounded memory.
+"""Logits -> label map on the image's own grid, slab by slab.
 
-Tiles go along the last axis. Their weighted logits are summed in a ring that is as deep as a tile; planes that no
-later tile touches are finished, and are turned into labels on the native grid at once. So the memory is that of
-the ring and not of classes times volume.
+Logits are interpolated to the native grid and the largest one wins there; no more than two slabs of them are kept, so
+that memory does not grow with classes times volume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import product
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from medseg.data.resample import Coordinates, GridMap, resample_axes, sample_planes
 from medseg.data.transforms import Prepared
+from medseg.tiles import Advance, Shape, Slab, TileEngine
 from medseg.volume import Grid
 
-Predictor = Callable[[Tensor], Tensor]
-Advance = Callable[[int, int], None]
-Shape = tuple[int, int, int]
 LabelArray = NDArray[np.unsignedinteger[Any]]
 
-_GAUSSIAN_SIGMA = 0.125  # of the tile's size, as nnU-Net and MONAI
-_SMALLEST_WEIGHT = 1e-3
 _CHUNK_BYTES = 256 << 20
 _INSIDE_TOLERANCE = 1e-4
-
-
-class SlidingWindow(BaseModel):
-    """How a volume is cut into tiles and the tiles' predictions are put together."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tile_size: tuple[int, ...] | None = Field(
-        default=None, description="Voxels along each axis of the network; the training patch if unset."
-    )
-    overlap: float = Field(default=0.5, ge=0, lt=1, description="Share of a tile that the next one covers again.")
-    batch_size: int = Field(default=1, ge=1, description="Tiles that go through the network at once.")
-    mirror_axes: tuple[int, ...] = Field(
-        default=(), description="Axes of test-time mirroring; predictions of all flips are averaged."
-    )
-
-
-@dataclass(frozen=True)
-class Slab:
-    """Finished planes of logits.
-
-    Attributes:
-        start: First plane along the last axis.
-        logits: (K, i, j, planes).
-    """
-
-    start: int
-    logits: Tensor
-
-
-def gaussian_importance(tile: Sequence[int]) -> Tensor:
-    """Return the weight of each voxel of a tile: a Gaussian around its centre, at least 0.001.
-
-    The standard deviation is an eighth of the tile's size along each axis; axes of size 1 weigh nothing.
-    Source: Isensee et al. 2021, doi:10.1038/s41592-020-01008-z.
-    """
-    weight = torch.ones(())
-    for size in tile:
-        x = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
-        weight = weight[..., None] * torch.exp(-0.5 * (x / (_GAUSSIAN_SIGMA * size)) ** 2)
-    return weight.clamp_min_(_SMALLEST_WEIGHT)
-
-
-def tile_starts(size: int, tile: int, overlap: float) -> list[int]:
-    """Return where tiles start along one axis: evenly stepped, the last one flush with the end."""
-    if size <= tile:
-        return [0]
-    step = max(1, int(tile * (1 - overlap)))
-    return sorted({min(start, size - tile) for start in range(0, size - tile + step, step)})
-
-
-@dataclass(frozen=True)
-class TileEngine:
-    """Runs a network over all tiles of an image.
-
-    Args:
-        predict: (B, C, *tile) -> (B, K, *tile), in 2-D tiles when `tile` has size 1 along the last axis.
-        tile: Tile size (i, j, k); k is 1 for a 2-D network.
-        window: Overlap, batch size and mirroring.
-        spatial_dims: Of the network: 2 or 3.
-        device: Where network and ring live.
-    """
-
-    predict: Predictor
-    tile: Shape
-    window: SlidingWindow
-    spatial_dims: int
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def slabs(self, image: Tensor, advance: Advance | None = None) -> Iterator[Slab]:
-        """Yield the logits of an image, plane after plane.
-
-        Args:
-            image: float32 (C, i, j, k).
-            advance: Called with (tiles done, tiles in all).
-
-        Yields:
-            Slabs that follow one another along the last axis and cover the image.
-        """
-        padded, crop = self._padded(image)
-        size = padded.shape[1:]
-        starts = [tile_starts(n, t, self.window.overlap) for n, t in zip(size, self.tile, strict=True)]
-        columns = list(product(starts[0], starts[1]))
-        importance = gaussian_importance(self.tile).to(self.device)
-        total, done, first = len(columns) * len(starts[2]), 0, 0
-        ring: Tensor | None = None  # (K, i, j, tile k): weighted sums from plane `first` on
-        weight = torch.zeros((*size[:2], self.tile[2]), device=self.device)
-        for row, k in enumerate(starts[2]):
-            for corners in _batched(columns, self.window.batch_size):
-                tiles = torch.stack([self._cut(padded, (i, j, k)) for i, j in corners])
-                logits = self._predict(tiles.to(self.device))
-                if ring is None:
-                    ring = logits.new_zeros((logits.shape[1], *weight.shape))
-                for (i, j), values in zip(corners, logits, strict=True):
-                    place = (..., slice(i, i + self.tile[0]), slice(j, j + self.tile[1]), slice(None))
-                    ring[place].addcmul_(values, importance)
-                    weight[place] += importance
-                done += len(corners)
-                if advance:
-                    advance(done, total)
-            is_last = row + 1 == len(starts[2])
-            finished = (size[2] if is_last else starts[2][row + 1]) - first
-            if ring is not None:
-                yield from _cropped(Slab(first, ring[..., :finished] / weight[..., :finished]), crop)
-                ring, weight = _shifted(ring, finished), _shifted(weight, finished)
-            first += finished
-
-    def _padded(self, image: Tensor) -> tuple[Tensor, tuple[slice, slice, slice]]:
-        """Pad with zeros (the mean) on both sides up to one tile; also return where the image lies in it."""
-        before = [max(t - n, 0) // 2 for n, t in zip(image.shape[1:], self.tile, strict=True)]
-        after = [max(t - n, 0) - b for n, t, b in zip(image.shape[1:], self.tile, before, strict=True)]
-        i, j, k = (slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
-        if not any(before) and not any(after):
-            return image, (i, j, k)
-        pads = [pad for axis in (2, 1, 0) for pad in (before[axis], after[axis])]
-        return F.pad(image, pads), (i, j, k)
-
-    def _cut(self, image: Tensor, corner: Shape) -> Tensor:
-        i, j, k = (slice(start, start + size) for start, size in zip(corner, self.tile, strict=True))
-        return image[:, i, j, k]
-
-    def _predict(self, tiles: Tensor) -> Tensor:
-        """Predict tiles (B, C, i, j, k), averaged over the flips asked for, in float32."""
-        x = tiles[..., 0] if self.spatial_dims == 2 else tiles
-        flips = [
-            [axis + 2 for axis, on in zip(self.window.mirror_axes, chosen, strict=True) if on]
-            for chosen in product((False, True), repeat=len(self.window.mirror_axes))
-        ]
-        total: Tensor | None = None
-        for axes in flips:
-            logits = self.predict(x.flip(axes)).flip(axes).float()
-            total = logits if total is None else total.add_(logits)
-        if total is None:
-            raise ValueError("there is always at least the unflipped prediction")
-        total /= len(flips)
-        return total[..., None] if self.spatial_dims == 2 else total
 
 
 def label_on_grid(
@@ -272,22 +127,3 @@ def _chunks(indices: NDArray[np.int64], channels: int, across: Sequence[int]) ->
     planes = max(1, _CHUNK_BYTES // max(plane_bytes, 1))
     for start in range(0, len(indices), planes):
         yield indices[start : start + planes]
-
-
-def _batched(corners: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    for start in range(0, len(corners), size):
-        yield corners[start : start + size]
-
-
-def _shifted(ring: Tensor, planes: int) -> Tensor:
-    """Drop the first planes and put empty ones at the end."""
-    rest = ring[..., planes:]
-    return torch.cat((rest, ring.new_zeros((*ring.shape[:-1], planes))), dim=-1)
-
-
-def _cropped(slab: Slab, crop: tuple[slice, slice, slice]) -> Iterator[Slab]:
-    """Cut the padding off a slab; nothing is left of a slab that is all padding."""
-    i, j, k = crop
-    low, high = max(slab.start, k.start), min(slab.start + slab.logits.shape[-1], k.stop)
-    if low < high:
-        yield Slab(low - k.start, slab.logits[:, i, j, low - slab.start : high - slab.start])

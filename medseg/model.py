@@ -20,9 +20,9 @@ from medseg.data.fingerprint import Fingerprint
 from medseg.data.preprocessing import Preprocessing
 from medseg.errors import ModelError, UsageError
 from medseg.files import atomic_path, sha256_of, write_text
-from medseg.inference import SlidingWindow
 from medseg.labels import LabelSet
 from medseg.networks import NETWORKS, build_network
+from medseg.tiles import SlidingWindow
 
 SCHEMA_VERSION: Literal[1] = 1
 MODEL_FILE = "model.json"

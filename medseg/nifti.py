@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -33,6 +32,7 @@ _GZIP_LEVEL = 1
 _INTENT_LABEL = 1002
 _SCANNER_COORDINATES = 1
 _LONGEST_AXIS = 32767  # NIfTI-1 stores sizes in 16 bits
+_DAMAGED = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
 _BAD_FORM = (GridError, HeaderDataError, ValueError, np.linalg.LinAlgError)
 _LENGTH_UNITS_MM = {1: 1000.0, 3: 0.001}  # metre and micrometre; all else counts as mm
 
@@ -71,7 +71,7 @@ def read_nifti(path: Path, max_voxels: int = MAX_VOXELS) -> Volume:
             array = _read_voxels(path, stream, header, shape)
             while stream.read(_BLOCK_BYTES):
                 pass
-    except (OSError, EOFError, zlib.error) as error:
+    except _DAMAGED as error:
         raise NiftiError(
             path,
             expected="a whole NIfTI file",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from medseg.dicom.read import read_folder
 from medseg.findings import Finding
-from medseg.inference import Advance
 from medseg.nifti import case_name, is_nifti, read_nifti, write_nifti
 from medseg.segmenter import Segmenter
+from medseg.tiles import Advance
 from medseg.volume import Volume
 
 
@@ -72,9 +72,7 @@ def study_name(study: Study) -> str:
     return name.removesuffix("_0000") if len(study.files) > 1 else name
 
 
-def segment_study(
-    segmenter: Segmenter, study: Study, output: Path, advance: Advance | None = None
-) -> Segmentation:
+def segment_study(segmenter: Segmenter, study: Study, output: Path, advance: Advance | None = None) -> Segmentation:
     """Segment one study and write its label map.
 
     Args:

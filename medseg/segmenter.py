@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from medseg.data.transforms import Prepared, build_transforms, prepare
 from medseg.device import Precision, autocast, memory_format, pick_device, place
 from medseg.errors import InputError, ModelError
-from medseg.inference import Advance, LabelArray, Shape, SlidingWindow, TileEngine, label_on_grid
+from medseg.inference import LabelArray, label_on_grid
 from medseg.labels import LabelMap
 from medseg.model import ModelPackage, load_networks, load_package
+from medseg.tiles import Advance, Shape, SlidingWindow, TileEngine
 from medseg.volume import Grid, Volume
 
 

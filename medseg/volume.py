@@ -92,11 +92,12 @@ class Grid:
 
     def world(self, index: NDArray[Any]) -> NDArray[np.float64]:
         """Map voxel indices (..., 3) to RAS+ millimetres (..., 3)."""
-        return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        turned = np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T
+        return np.asarray(turned + self.affine[:3, 3], dtype=np.float64)
 
     def index(self, world_mm: NDArray[Any]) -> NDArray[np.float64]:
         """Map RAS+ millimetres (..., 3) to fractional voxel indices (..., 3)."""
-        inverse: Affine = np.linalg.inv(self.affine)
+        inverse = np.asarray(np.linalg.inv(self.affine), dtype=np.float64)
         return np.asarray(world_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
 
     def difference(self, other: Grid, tolerance_mm: float = GRID_TOLERANCE_MM) -> str | None:

@@ -8,7 +8,8 @@ from scipy.ndimage import map_coordinates
 
 from medseg.data.resample import GridMap
 from medseg.data.transforms import Prepared
-from medseg.inference import SlidingWindow, TileEngine, gaussian_importance, label_on_grid, tile_starts
+from medseg.inference import label_on_grid
+from medseg.tiles import SlidingWindow, TileEngine, gaussian_importance, tile_starts
 from medseg.volume import Grid
 
 torch.manual_seed(0)
@@ -29,7 +30,7 @@ def whole_logits(e: TileEngine, image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("tile", "overlap", "batch"),
-    [((8, 10, 12), 0.5, 1), ((8, 10, 12), 0.25, 3), ((32, 10, 12), 0.5, 2), ((40, 40, 40), 0.5, 1), ((7, 9, 5), 0.0, 2)],
+    [((8, 10, 12), 0.5, 1), ((8, 10, 12), 0.25, 3), ((32, 10, 12), 0.5, 2), ((40,) * 3, 0.5, 1), ((7, 9, 5), 0.0, 2)],
 )
 def test_equals_monai(tile, overlap, batch):
     got = whole_logits(engine(tile, overlap=overlap, batch_size=batch), IMAGE)

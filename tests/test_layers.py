@@ -12,7 +12,7 @@ LAYERS = {
     1: ["cli", "__main__"],
     2: ["train", "segment", "batch", "evaluate", "report"],
     3: [
-        "config", "model", "segmenter", "inference", "data", "networks", "dicom", "nifti", "phantom", "shipped",
+        "config", "model", "segmenter", "inference", "tiles", "data", "networks", "dicom", "nifti", "phantom", "shipped",
         "run", "validate", "runlog", "checkpoint", "schedule", "evaluation", "label_files", "device", "interrupt",
     ],
     4: ["losses", "metrics"],

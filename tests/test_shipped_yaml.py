@@ -27,7 +27,8 @@ def test_config_builds_a_network_that_takes_a_step(name):
     assert config.description
     network = config.network_spec(1, 3).build()
     size = [2 * m for m in network.multiple]
-    loss = build_loss(**config.loss.model_dump())(network(torch.randn(2, 1, *size)), torch.randint(0, 3, (2, *size)))
+    logits, target = network(torch.randn(2, 1, *size)), torch.randint(0, 3, (2, *size))
+    loss = build_loss(**config.loss.model_dump())(logits, target)
     loss.backward()
     assert torch.isfinite(loss)
 

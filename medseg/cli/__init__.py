@@ -68,7 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except MedsegError as error:
-        errors.print(f"[bold red]error[/bold red] [{error.code}] {escape(str(error))}", highlight=False, soft_wrap=True)
+        message = f"[bold red]error[/bold red] [{error.code}] {escape(str(error))}"
+        errors.print(message, highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
     except MemoryError:
         errors.print("[bold red]error[/bold red] [MEMORY] out of memory; use smaller patches or volumes")

@@ -28,7 +28,7 @@ def demo(
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(
-            folder, expected="a new or empty folder", found="something there", remedy="remove it or name another one"
+            folder, expected="a new or empty folder", found="something there", remedy="name another one"
         )
     start = time.monotonic()
     medseg = context.find_root().command

@@ -59,6 +59,7 @@ _KEYWORDS = [
 _LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg")
 _IDENTITY_RESCALE = (1.0, 0.0)
 _IMAGE_CLASS = "Image Storage"
+_PREAMBLE_BYTES, _MAGIC = 128, b"DICM"
 
 
 class Skip(Enum):
@@ -139,18 +140,26 @@ def read_header(path: Path) -> Header | Skip:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_KEYWORDS)
     except InvalidDicomError:
-        return Skip.NOT_DICOM
+        return Skip.DAMAGED if _is_cut_preamble(path) else Skip.NOT_DICOM
     except PYDICOM_ERRORS:
         return Skip.DAMAGED
     sop_class = _text(dataset, "SOPClassUID")
-    name = pydicom.uid.UID(sop_class or _text(dataset.file_meta, "MediaStorageSOPClassUID")).name
-    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
-    is_standard_class = name and not name[0].isdigit()
-    if is_standard_class and _IMAGE_CLASS not in name:
+    uid = pydicom.uid.UID(sop_class or _text(dataset.file_meta, "MediaStorageSOPClassUID"))
+    is_standard_class = uid.name != str(uid)
+    if is_standard_class and _IMAGE_CLASS not in uid.name:
         return Skip.NOT_AN_IMAGE
-    if not rows or not columns:
-        return Skip.DAMAGED if is_standard_class else Skip.NOT_AN_IMAGE
-    return _header(path, dataset, sop_class, rows, columns)
+    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    if rows and columns:
+        return _header(path, dataset, sop_class, rows, columns)
+    is_private_class = uid.is_valid and not is_standard_class
+    return Skip.NOT_AN_IMAGE if is_private_class else Skip.DAMAGED
+
+
+def _is_cut_preamble(path: Path) -> bool:
+    """Whether a file is empty or ends within the zeros that most DICOM files begin with."""
+    with path.open("rb") as stream:
+        start = stream.read(_PREAMBLE_BYTES + len(_MAGIC))
+    return len(start) < _PREAMBLE_BYTES + len(_MAGIC) and not any(start[:_PREAMBLE_BYTES])
 
 
 def _header(path: Path, dataset: Any, sop_class: str, rows: int, columns: int) -> Header:

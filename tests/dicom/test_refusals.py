@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -159,10 +160,11 @@ def test_a_single_slice_is_refused(folder: Path) -> None:
         read_folder(folder)
 
 
-def test_a_damaged_file_beside_the_slices_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize("length", [0, 100, 131, 140, 400, 900])
+def test_a_damaged_file_beside_the_slices_is_refused(folder: Path, length: int) -> None:
     """It may be the last slice: without it the stack would look whole."""
     victim = sorted(folder.iterdir())[-1]
-    victim.write_bytes(victim.read_bytes()[:900])
+    victim.write_bytes(victim.read_bytes()[:length])
     with pytest.raises(DicomError, match="damaged"):
         read_folder(folder)
 
@@ -179,3 +181,21 @@ def test_two_series_are_refused_by_hash(tmp_path: Path) -> None:
 def test_no_series_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DicomError, match="exactly one image series, found none"):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_damage_is_read_or_refused(folder: Path, seed: int) -> None:
+    """Any bytes may come: a series is read or refused with a reason, without a crash or a warning."""
+    rng = np.random.default_rng(seed)
+    victim = sorted(folder.iterdir())[int(rng.integers(6))]
+    content = bytearray(victim.read_bytes())
+    for place in rng.integers(132, 1500, int(rng.integers(1, 20))):
+        content[place] = int(rng.integers(256))
+    if seed % 4 == 0:
+        del content[int(rng.integers(len(content))) :]
+    victim.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with contextlib.suppress(DicomError):
+            volume = read_folder(folder)
+            assert volume.array.shape[2] == 6 or volume.findings

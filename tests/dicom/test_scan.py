@@ -57,7 +57,7 @@ def test_a_missing_sop_class_is_a_finding(folder: Path, alter: Alter) -> None:
 def test_other_files_are_skipped_with_findings(folder: Path, alter: Alter) -> None:
     files = sorted(folder.iterdir())
     (folder / "readme.txt").write_text("hello")
-    (folder / "empty").touch()
+    (folder / "thumbs.db").write_bytes(bytes(range(256)))
     shutil.copy(files[0], folder / "report.dcm")
     dataset = pydicom.dcmread(folder / "report.dcm")
     dataset.SOPClassUID = pydicom.uid.BasicTextSRStorage
@@ -68,14 +68,24 @@ def test_other_files_are_skipped_with_findings(folder: Path, alter: Alter) -> No
     assert any("2 file(s)" in finding.message for finding in series.findings)
 
 
-@pytest.mark.parametrize("length", [140, 200, 400, 900])
-def test_a_cut_header_is_a_damaged_file_or_none(folder: Path, length: int) -> None:
-    """A file cut inside its header is never counted as a slice and never lost silently."""
+@pytest.mark.parametrize("length", [0, 131, 140, 200, 400, 900])
+def test_a_cut_header_is_a_damaged_file(folder: Path, length: int) -> None:
     victim = sorted(folder.iterdir())[-1]
     victim.write_bytes(victim.read_bytes()[:length])
     (series,) = scan_folder(folder)
     assert len(series.headers) == 5
-    assert codes(series) & {FindingCode.DAMAGED_FILE, FindingCode.NOT_AN_IMAGE}
+    assert codes(series) == {FindingCode.DAMAGED_FILE}
+
+
+def test_a_private_object_is_not_an_image(folder: Path) -> None:
+    """Such as Siemens' CSA non-image objects, which lie beside images."""
+    file = sorted(folder.iterdir())[-1]
+    dataset = pydicom.dcmread(file)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.9.1"
+    del dataset.Rows, dataset.PixelData
+    dataset.save_as(file)
+    (series,) = scan_folder(folder)
+    assert codes(series) == {FindingCode.NOT_AN_IMAGE}
 
 
 def test_other_folders_findings_stay_there(tmp_path: Path) -> None:
