@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -460,9 +461,9 @@ def test_a_flipped_bit_in_a_packed_file_is_refused_or_changes_no_voxel(tmp_path,
         path.write_bytes(flipped)
         try:
             np.testing.assert_array_equal(read_nifti(path).array, values("i2", (16, 12, 10)))
-            read.append(position)
-        except NiftiError as error:
-            assert error.remedy == "copy or export it again"
+        except NiftiError:
+            continue
+        read.append(position)
     assert sum(position < 10 for position in read) == 6  # four bytes of time, two that nobody reads
     assert sum(position >= 10 for position in read) <= 3  # bits of the Huffman tables that stand for nothing
 
@@ -606,10 +607,8 @@ def test_a_header_of_any_bytes_is_read_or_refused_and_nothing_else(tmp_path, who
     for position, value in changes.items():
         content[position] = value
     (tmp_path / "a.nii").write_bytes(content)
-    try:
+    with suppress(NiftiError):
         read_nifti(tmp_path / "a.nii", max_voxels=1 << 20)
-    except NiftiError as error:
-        assert error.remedy
 
 
 # --- disks ---

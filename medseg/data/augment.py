@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,7 +52,18 @@ class Augmentation(BaseModel):
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of one patch."""
+    """The random numbers of one patch.
+
+    Attributes:
+        flips: Spatial axes to flip.
+        affine: (dims, dims + 1), output to input position in the axes of ``affine_grid``: the last axis first, each
+            from -1 to 1; or None.
+        noise_std: Of the noise, 0 for none.
+        noise_seed: Of the noise.
+        brightness: Factor.
+        contrast: Factor.
+        gamma: Exponent.
+    """
 
     flips: tuple[int, ...]
     affine: np.ndarray[tuple[int, int], np.dtype[np.float64]] | None
@@ -62,12 +74,12 @@ class Draw:
     gamma: float
 
 
-def draw(augmentation: Augmentation, spatial_dims: int, key: Sequence[int]) -> Draw:
+def draw(augmentation: Augmentation, extent_mm: Sequence[float], key: Sequence[int]) -> Draw:
     """Draw the changes of one patch.
 
     Args:
         augmentation: What may happen.
-        spatial_dims: 2 or 3.
+        extent_mm: Size of the patch along its 2 or 3 axes: a rotation keeps distances in mm, not in voxels.
         key: Such as (seed, epoch, index); the same key gives the same changes.
     """
     rng = np.random.default_rng([*key, 1])
@@ -77,7 +89,7 @@ def draw(augmentation: Augmentation, spatial_dims: int, key: Sequence[int]) -> D
         happens, value = rng.random() < probability, rng.uniform(low, high)
         return value if happens else otherwise
 
-    matrix = _affine(rng, a, spatial_dims)
+    matrix = _affine(rng, a, np.array(extent_mm))
     return Draw(
         flips=tuple(axis for axis in a.flip_axes if rng.random() < 0.5),
         affine=matrix if rng.random() < a.affine_probability else None,
@@ -141,10 +153,11 @@ def _change_intensity(image: Tensor, d: Draw) -> None:
 
 
 def _affine(
-    rng: np.random.Generator, augmentation: Augmentation, spatial_dims: int
+    rng: np.random.Generator, augmentation: Augmentation, extent_mm: NDArray[np.float64]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Return (dims, dims + 1): output to input position, in the normalised axes of ``affine_grid``."""
+    """Return (dims, dims + 1); see `Draw.affine`."""
     limit = np.deg2rad(augmentation.rotation_degrees)
+    spatial_dims = len(extent_mm)
     matrix = np.eye(spatial_dims)
     for first in range(spatial_dims):
         for second in range(first + 1, spatial_dims):
@@ -154,4 +167,5 @@ def _affine(
             turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
             matrix = matrix @ turn
     matrix /= np.exp(rng.uniform(*np.log(augmentation.scale)))
-    return np.hstack((matrix, np.zeros((spatial_dims, 1))))
+    normalised = matrix * extent_mm / extent_mm[:, None]
+    return np.hstack((normalised[::-1, ::-1], np.zeros((spatial_dims, 1))))

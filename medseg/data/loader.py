@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg.data.augment import Augmentation, augment, draw
+from medseg.data.augment import Augmentation, Draw, augment, draw
 from medseg.data.sampler import PatchSampler
 
 Batch = tuple[Tensor, Tensor]
@@ -69,5 +69,10 @@ class PatchLoader:
             image, label = image[..., 0], label[..., 0]
         epoch, place = divmod(step, self.steps_per_epoch)
         first = place * self.batch_size
-        keys = [(self.sampler.seed, epoch, first + n) for n in range(self.batch_size)]
-        return augment(image, label, [draw(self.augmentation, label.ndim - 1, key) for key in keys])
+        draws = [self._draw(epoch, first + n, label.ndim - 1) for n in range(self.batch_size)]
+        return augment(image, label, draws)
+
+    def _draw(self, epoch: int, index: int, spatial_dims: int) -> Draw:
+        spacing_mm = self.sampler.case(epoch, index).grid.spacing_mm
+        extent_mm = [n * mm for n, mm in zip(self.sampler.patch_size, spacing_mm, strict=True)]
+        return draw(self.augmentation, extent_mm[:spatial_dims], (self.sampler.seed, epoch, index))

@@ -35,8 +35,6 @@ class PatchSampler:
     def sample(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Draw one patch.
 
-        Every case comes once, in random order, before one comes again.
-
         Args:
             epoch: Counted from 0.
             index: Of the patch within the epoch.
@@ -44,12 +42,17 @@ class PatchSampler:
         Returns:
             Image float32 (C, i, j, k) and class indices int64 (i, j, k).
         """
-        turn, place = divmod(index, len(self.cases))
-        order = np.random.default_rng([self.seed, epoch, turn, _CASES]).permutation(len(self.cases))
-        case = self.cases[order[place]]
+        case = self.case(epoch, index)
         rng = np.random.default_rng([self.seed, epoch, index, _PLACE])
         patch: tuple[Tensor, Tensor] = case.patch(self._corner(case, rng), self.patch_size)
         return patch
+
+    def case(self, epoch: int, index: int) -> StoredCase:
+        """Return the case of a patch; every case comes once, in random order, before one comes again."""
+        turn, place = divmod(index, len(self.cases))
+        order = np.random.default_rng([self.seed, epoch, turn, _CASES]).permutation(len(self.cases))
+        case: StoredCase = self.cases[order[place]]
+        return case
 
     def batch(self, epoch: int, first: int, size: int) -> tuple[Tensor, Tensor]:
         """Draw `size` patches from index `first` on; (B, C, i, j, k) and (B, i, j, k)."""

@@ -48,7 +48,7 @@ def train_config(tmp_path, **changes):
     for old, new in {
         "name: torso_unet3d": "name: tiny",
         "manifest: medseg_demo/torso.yaml": f"manifest: {tmp_path / 'data' / 'tiny.yaml'}",
-        "channels: [12, 24, 48, 96]": "channels: [4, 8]",
+        "channels: [16, 32, 64, 128]": "channels: [4, 8]",
         "patch_size: [64, 40, 48]": "patch_size: [16, 16, 16]",
         "epochs: 16": "epochs: 1",
         "steps_per_epoch: 25": "steps_per_epoch: 2",

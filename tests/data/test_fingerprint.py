@@ -1,0 +1,103 @@
+"""Fingerprints against numpy on data whose statistics are known."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg.data.fingerprint import MAX_VOXELS_A_CASE, Fingerprint, measure_case, summarize
+from medseg.data.transforms import build_transforms, prepare
+from medseg.volume import Volume
+from tests.affines import affine_of, axis_aligned, rotation
+from tests.data.test_transforms import preprocessing
+
+SHAPE = (9, 8, 7)
+
+
+def case(seed: int = 0, affine: np.ndarray | None = None, shape: tuple[int, ...] = SHAPE) -> tuple[Volume, Volume]:
+    rng = np.random.default_rng(seed)
+    affine = np.eye(4) if affine is None else affine
+    return Volume(rng.normal(0, 100, shape), affine), Volume(rng.integers(0, 3, shape).astype(np.uint8), affine)
+
+
+@pytest.mark.parametrize("orders", ["CC", "CF", "FC", "FF"])
+def test_the_samples_are_the_labelled_voxels_whatever_the_memory_order(orders):
+    image, label = case()
+    image = Volume(np.asarray(image.array, order=orders[0]), image.affine)
+    label = Volume(np.asarray(label.array, order=orders[1]), label.affine)
+    (samples,) = measure_case([image], label).samples
+    np.testing.assert_array_equal(np.sort(samples), np.sort(image.array[label.array > 0].astype(np.float32)))
+
+
+def test_channels_are_sampled_at_the_same_voxels():
+    image, label = case(shape=(40, 30, 20))
+    twice = Volume(image.array * 2, image.affine)
+    first, second = measure_case([image, twice], label).samples
+    assert len(first) == MAX_VOXELS_A_CASE
+    np.testing.assert_allclose(second, 2 * first, rtol=1e-6)
+
+
+def test_a_large_foreground_is_thinned_out_by_the_seed_without_taking_a_voxel_twice():
+    image, label = case(shape=(40, 30, 20))
+    one, same, other = (measure_case([image], label, seed=seed).samples[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert len(np.unique(one)) == MAX_VOXELS_A_CASE
+    assert set(one) <= set(image.array[label.array > 0].astype(np.float32))
+
+
+def test_without_a_label_every_voxel_counts():
+    image, label = case()
+    (samples,) = measure_case([image], Volume(label.array * 0, label.affine)).samples
+    np.testing.assert_array_equal(np.sort(samples), np.sort(image.array.astype(np.float32).ravel()))
+
+
+@pytest.mark.parametrize("axes", axis_aligned(), ids=lambda a: "".join(nib.aff2axcodes(affine_of(a, (1, 1, 1)))))
+def test_spacing_and_extent_are_along_right_anterior_superior_as_the_network_sees_them(axes):
+    affine = affine_of(axes, (0.7, 1.1, 5.0))
+    image, label = case(affine=affine)
+    measured = measure_case([image], label)
+    grid = prepare(build_transforms(preprocessing(), 1), [image]).grid
+    np.testing.assert_allclose(measured.spacing_mm, grid.spacing_mm)
+    np.testing.assert_allclose(measured.extent_mm, np.array(grid.shape) * grid.spacing_mm)
+
+
+def test_an_oblique_case_keeps_its_own_spacing():
+    image, label = case(affine=affine_of(rotation((20, 10, -15)), (0.7, 1.1, 5.0)))
+    np.testing.assert_allclose(measure_case([image], label).spacing_mm, (0.7, 1.1, 5.0))
+
+
+def test_the_summary_is_numpys_over_all_cases():
+    affines = [affine_of(np.eye(3), spacing) for spacing in ((1, 2, 3), (1.5, 1, 5), (0.5, 4, 4))]
+    cases = [case(seed, affine) for seed, affine in enumerate(affines)]
+    fingerprint = summarize(
+        [measure_case([image, Volume(-image.array, image.affine)], label) for image, label in cases]
+    )
+    pooled = np.concatenate([image.array[label.array > 0] for image, label in cases])
+    assert fingerprint.cases == 3
+    assert fingerprint.median_spacing_mm == (1, 2, 4)
+    assert fingerprint.smallest_spacing_mm == (0.5, 1, 3)
+    assert fingerprint.largest_spacing_mm == (1.5, 4, 5)
+    assert fingerprint.smallest_extent_mm == (4.5, 8, 21)
+    assert fingerprint.largest_extent_mm == (13.5, 32, 35)
+    for sign, seen in zip((1, -1), fingerprint.foreground, strict=True):
+        assert seen.mean == pytest.approx(sign * pooled.mean(), abs=1e-4)
+        assert seen.std == pytest.approx(pooled.std(), rel=1e-6)
+        assert seen.percentile_00_5 == pytest.approx(np.percentile(sign * pooled, 0.5), rel=1e-6)
+        assert seen.percentile_99_5 == pytest.approx(np.percentile(sign * pooled, 99.5), rel=1e-6)
+    assert Fingerprint.model_validate_json(fingerprint.model_dump_json()) == fingerprint
+
+
+def test_large_values_keep_their_spread():
+    """float32 sums would lose it."""
+    image, label = case(shape=(40, 30, 20))
+    shifted = Volume(image.array / 100 + 30_000, image.affine)
+    (seen,) = summarize([measure_case([shifted], label)] * 20).foreground
+    assert seen.std == pytest.approx(1, rel=0.03)
+
+
+def test_cases_with_different_numbers_of_channels_are_refused():
+    image, label = case()
+    with pytest.raises(ValueError, match="zip"):
+        summarize([measure_case([image], label), measure_case([image, image], label)])
