@@ -8,7 +8,6 @@ DATA holds ``hippocampus/`` (Medical Segmentation Decathlon, Task 4), ``mr_study
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -64,8 +63,8 @@ def main(data: Path, ct_model: Path, out: Path) -> None:
     for kind in ("images", "labels"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     for case in validation:
-        os.symlink(case.images[0], out / "images" / f"{case.id}.nii.gz")
-        os.symlink(case.label, out / "labels" / f"{case.id}.nii.gz")
+        (out / "images" / f"{case.id}.nii.gz").symlink_to(case.images[0])
+        (out / "labels" / f"{case.id}.nii.gz").symlink_to(case.label)
     medseg("segment", out / "images", "--model", run, "-o", out / "masks")
     scores = evaluate(out / "masks", out / "labels", dataset.labels)
 
@@ -103,8 +102,18 @@ train. The label maps of two real DICOM series against every slice's own positio
 The CT model was trained on synthetic torsos: its mask of a real CT shows that the path works, not that the organs are
 right."""
     header = ("label", "cases", "Dice", "surface Dice at 1 mm", "HD95 mm", "ASSD mm")
-    write("hippocampus", "Hippocampus in 20 minutes on two CPU cores, and two real DICOM series", header, rows, commands)
+    write(
+        "hippocampus",
+        "Hippocampus in 20 minutes on two CPU cores, and two real DICOM series",
+        header,
+        rows,
+        commands,
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3] if len(sys.argv) > 3 else "runs/benchmark_hippocampus"))
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        Path(sys.argv[3] if len(sys.argv) > 3 else "runs/benchmark_hippocampus"),
+    )

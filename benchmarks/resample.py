@@ -39,7 +39,15 @@ for name, size, old, new in CASES:
 write(
     "resample",
     "Resampling an image to a spacing",
-    ("image", "medseg s", "MONAI Spacingd s", "SimpleITK s", "MONAI / medseg", "SimpleITK / medseg", "largest difference"),
+    (
+        "image",
+        "medseg s",
+        "MONAI Spacingd s",
+        "SimpleITK s",
+        "MONAI / medseg",
+        "SimpleITK / medseg",
+        "largest difference",
+    ),
     rows,
     "Medians of 5 runs; values from 0 to 1. The difference is to MONAI's result, on the same grid.",
 )

@@ -58,11 +58,16 @@ with tempfile.TemporaryDirectory() as folder:
     root = str(Path(__file__).resolve().parents[1])
     for name, spacing in (("native spacing", SPACING), ("1.5 mm", (1.5, 1.5, 1.5))):
         ours, theirs = (
-            [run_apart(code.format(root=root, spacing=spacing, shape=SHAPE), scan, Path(folder) / out) for _ in range(3)]
+            [
+                run_apart(code.format(root=root, spacing=spacing, shape=SHAPE), scan, Path(folder) / out)
+                for _ in range(3)
+            ]
             for code, out in ((OURS, "ours.nii.gz"), (MONAI, "monai"))
         )
         (a, a_gb), (b, b_gb) = sorted(ours)[1], sorted(theirs)[1]
-        rows.append((name, f"{a:.0f}", f"{a_gb:.2f}", f"{b:.0f}", f"{b_gb:.2f}", f"{b / a:.1f}", f"{b_gb / a_gb:.1f}"))
+        rows.append(
+            (name, f"{a:.0f}", f"{a_gb:.2f}", f"{b:.0f}", f"{b_gb:.2f}", f"{b / a:.1f}", f"{b_gb / a_gb:.1f}")
+        )
 write(
     "segment_memory",
     "Segmenting one 512x512x300 CT with a network of one layer",

@@ -1,6 +1,6 @@
 """Logits -> label map on the image's own grid, slab by slab.
 
-Logits are interpolated to the native grid and the largest one wins there; no more than two slabs of them are kept, so
+Logits are interpolated to the native grid and the largest one wins there. One slab of them is kept at a time, so
 that memory does not grow with classes times volume.
 """
 

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from medseg.config import ExperimentConfig
 from medseg.data.manifest import Dataset
 from medseg.device import autocast, memory_format
-from medseg.interrupt import stop_request
-from medseg.run import MODEL_FOLDER, Observer, Run, save_state, set_up
-from medseg.runlog import RunLog
-from medseg.schedule import rate_factor, set_rate
-from medseg.validate import mean_dice, validate, validate_best
+from medseg.training.interrupt import stop_request
+from medseg.training.run import MODEL_FOLDER, Observer, Run, save_state, set_up
+from medseg.training.runlog import RunLog
+from medseg.training.schedule import rate_factor, set_rate
+from medseg.training.validate import mean_dice, validate, validate_best
 
 _LOOK_EVERY = 10  # steps between looks at the loss, which wait for the device
 _SEED_STRIDE = 1_000_003

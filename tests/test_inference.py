@@ -30,7 +30,7 @@ def whole_logits(e: TileEngine, image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("tile", "overlap", "batch"),
-    [((8, 10, 12), 0.5, 1), ((8, 10, 12), 0.25, 3), ((32, 10, 12), 0.5, 2), ((40,) * 3, 0.5, 1), ((7, 9, 5), 0.0, 2)],
+    [((8, 10, 12), 0.5, 1), ((8, 10, 12), 0.25, 3), ((32, 10, 12), 0.5, 2), ((40,) * 3, 0.5, 1)],
 )
 def test_equals_monai(tile, overlap, batch):
     got = whole_logits(engine(tile, overlap=overlap, batch_size=batch), IMAGE)

@@ -120,6 +120,14 @@ def test_an_image_of_another_modality_is_refused(model, image):
         medseg.load_model(model).segment(Volume(image.array, image.affine, modality="CT"))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_with_values_that_are_no_numbers_is_refused(model, image, value):
+    array = image.array.copy(order="K")
+    array[3, 4, 5] = value
+    with pytest.raises(InputError, match="expected finite values"):
+        medseg.load_model(model).segment(Volume(array, image.affine))
+
+
 def test_folds_are_averaged(image, tmp_path):
     package = save_tiny_model(tmp_path)
     states = {}

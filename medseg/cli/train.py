@@ -23,9 +23,7 @@ def train(
     manifest: Annotated[
         str | None, typer.Option(help="A data manifest or its name, in place of the config's.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Run folder; runs/NAME by default.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; runs/NAME by default.")] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data, where the manifest does not say it.")
     ] = None,
@@ -55,9 +53,7 @@ def train(
     folder = output or Path("runs") / experiment.name
     with progress_bar() as progress:
         observer = ProgressObserver(progress)
-        result = run_training(
-            experiment, dataset, folder, observer, device=device, budget_s=seconds, resume=resume
-        )
+        result = run_training(experiment, dataset, folder, observer, device=device, budget_s=seconds, resume=resume)
     if result.interrupted:
         errors.print(f"stopped and saved; go on with: medseg train {config} -o {folder} --resume")
         raise typer.Exit(130)

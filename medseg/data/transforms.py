@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medseg.data.preprocessing import CTIntensity, Preprocessing, ZScoreIntensity
 from medseg.data.resample import GridMap, resample
-from medseg.errors import GridError, MedsegError
+from medseg.errors import GridError, InputError, MedsegError
 from medseg.volume import Affine, Grid, Volume
 
 IMAGE, LABEL = "image", "label"
@@ -152,7 +152,10 @@ def prepare(
 
     Raises:
         GridError: The volumes do not share one grid.
+        InputError: An image holds NaN or infinite values.
     """
+    for volume in images:
+        _check_finite(volume)
     data: dict[Hashable, Any] = {IMAGE: list(images)}
     if label is not None:
         data[LABEL] = [label]
@@ -182,6 +185,17 @@ def check_same_grid(first: Volume, other: Volume) -> None:
             expected=f"the grid of {first.source or 'the first volume'}",
             found=difference,
             remedy="resample one onto the other's grid",
+        )
+
+
+def _check_finite(volume: Volume) -> None:
+    # a sum is finite only where every value is: one pass, and no array of its own
+    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array.sum(dtype=np.float64)):
+        raise InputError(
+            volume.source or "volume",
+            expected="finite values",
+            found="NaN or infinite ones",
+            remedy="replace them, by the value of air for example",
         )
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from medseg.data.store import read_case
 from medseg.metrics import dice_per_label
 from medseg.model import load_networks, load_package
-from medseg.run import MODEL_FOLDER, Run
-from medseg.runlog import RunLog
 from medseg.segmenter import Segmenter
+from medseg.training.run import MODEL_FOLDER, Run
+from medseg.training.runlog import RunLog
 
 _RESERVE_FACTOR = 1.5  # the last validation reads files and mirrors, the ones on the way do not
 _RESERVE_S = 5.0

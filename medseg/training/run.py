@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from medseg import __version__
-from medseg.checkpoint import CHECKPOINT_FILE, TrainState, config_digest, load_checkpoint, save_checkpoint
 from medseg.config import ExperimentConfig
 from medseg.data.fingerprint import Fingerprint, measure_case, summarize
 from medseg.data.loader import PatchLoader
@@ -26,8 +25,9 @@ from medseg.errors import TrainingError, UsageError
 from medseg.files import make_folder
 from medseg.losses import build_loss
 from medseg.model import ModelPackage, Provenance
-from medseg.runlog import METRICS_FILE
-from medseg.schedule import Pace, make_optimizer
+from medseg.training.checkpoint import CHECKPOINT_FILE, TrainState, config_digest, load_checkpoint, save_checkpoint
+from medseg.training.runlog import METRICS_FILE
+from medseg.training.schedule import Pace, make_optimizer
 from medseg.yamlfile import dump_yaml
 
 CONFIG_FILE = "config.yaml"

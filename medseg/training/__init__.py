@@ -1,0 +1,1 @@
+"""What `medseg.train` is made of: the run and its folder, its pace, its checkpoints, its validation."""
