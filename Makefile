@@ -2,12 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO ?= medseg_demo
 
 .PHONY: help demo test check format bench clean
 
 help:
-	@echo "make demo    install medseg, make a data set, train, segment a DICOM series, measure (8 minutes)"
+	@echo "make demo    install medseg, make a data set, train, segment a DICOM series, measure"
 	@echo "make test    install and run the tests"
 	@echo "make check   style, types, layers, budgets"
 	@echo "make bench   the measured claims; tables go to benchmarks/results/"
@@ -20,8 +19,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed
-	rm -rf $(DEMO)
-	$(BIN)/medseg demo $(DEMO)
+	rm -rf medseg_demo
+	$(BIN)/medseg demo medseg_demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
@@ -42,4 +41,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/segment_memory.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) medseg_demo build dist .mypy_cache .ruff_cache .pytest_cache

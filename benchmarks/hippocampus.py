@@ -8,9 +8,10 @@ DATA holds ``hippocampus/`` (Medical Segmentation Decathlon, Task 4), ``mr_study
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +20,9 @@ import pydicom
 from record import write
 
 from medseg.data.manifest import load_manifest
+from medseg.dicom.read import read_folder
 from medseg.evaluate import evaluate
+from medseg.training.runlog import METRICS_FILE
 
 BUDGET = "20min"
 CONFIG = "hippocampus_unet3d_cpu"
@@ -32,11 +35,16 @@ def medseg(*words: object) -> None:
 
 
 def worst_millimetres(label_map: Path, series: Path) -> tuple[str, float]:
-    """Compare a label map's voxel positions with each slice's own tags (PS3.3 C.7.6.2.1.1), at every corner."""
-    image = nib.load(label_map)
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in sorted(series.iterdir())]
+    """Compare a label map's voxel positions with each slice's own tags (PS3.3 C.7.6.2.1.1), at every corner.
+
+    The pixels of each slice must be the values that were segmented at these positions, too.
+    """
+    image, volume = nib.load(label_map), read_folder(series)
+    headers = [pydicom.dcmread(file) for file in sorted(series.iterdir())]
     worst, slices = 0.0, set()
     for header in headers:
+        slope, intercept = header.get("RescaleSlope", 1) or 1, header.get("RescaleIntercept", 0) or 0
+        pixels = header.pixel_array * float(slope) + float(intercept)
         row, column = np.array(header.ImageOrientationPatient, dtype=float).reshape(2, 3)
         down, right = (float(value) for value in header.PixelSpacing)
         origin = np.array(header.ImagePositionPatient, dtype=float)
@@ -48,20 +56,23 @@ def worst_millimetres(label_map: Path, series: Path) -> tuple[str, float]:
                 worst = max(worst, float(np.abs(image.affine[:3, :3] @ (index[:3] - nearest)).max()))
                 slices.add(int(nearest[2]))
                 assert np.isin(nearest[:2], (0, image.shape[0] - 1, image.shape[1] - 1)).all()
+        plane = np.rint(np.linalg.inv(image.affine) @ [-origin[0], -origin[1], origin[2], 1])[2]
+        assert np.array_equal(volume.array[:, :, int(plane)], pixels.T), "the slice's own pixels"
     assert slices == set(range(image.shape[2])), "every slice has a plane, every plane a slice"
     return "x".join(map(str, image.shape)), worst
 
 
 def main(data: Path, ct_model: Path, out: Path) -> None:
     run = out / "run"
-    start = time.monotonic()
-    medseg("train", CONFIG, "--data-root", data / "hippocampus", "--budget", BUDGET, "-o", run)
-    minutes = (time.monotonic() - start) / 60
+    if not (run / "model").is_dir():  # a run that is there already is measured again, not trained again
+        medseg("train", CONFIG, "--data-root", data / "hippocampus", "--budget", BUDGET, "-o", run)
+    minutes = max(json.loads(line).get("elapsed_s", 0) for line in (run / METRICS_FILE).open()) / 60
 
     dataset = load_manifest("hippocampus", data / "hippocampus")
     _, validation = dataset.fold(0)
     for kind in ("images", "labels"):
-        (out / kind).mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out / kind, ignore_errors=True)
+        (out / kind).mkdir(parents=True)
     for case in validation:
         (out / "images" / f"{case.id}.nii.gz").symlink_to(case.images[0])
         (out / "labels" / f"{case.id}.nii.gz").symlink_to(case.label)
@@ -84,7 +95,7 @@ def main(data: Path, ct_model: Path, out: Path) -> None:
 Commands:
 
 ```
-medseg train {CONFIG} --data-root DATA/hippocampus --budget {BUDGET} -o RUN      # {minutes:.1f} min, whole process
+medseg train {CONFIG} --data-root DATA/hippocampus --budget {BUDGET} -o RUN      # the last step after {minutes:.1f} min
 medseg segment VALIDATION_IMAGES --model RUN -o MASKS
 medseg evaluate MASKS VALIDATION_LABELS --labels RUN/model
 medseg segment DATA/mr_study/13_HCropVolume --model RUN -o 13_HCropVolume.nii.gz

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 import medseg
 from tests.builders import tiny_package
-package = tiny_package("CT").model_copy(update={{}})
+package = tiny_package("CT")
 data = package.model_dump()
 data["preprocessing"] = {{
     "spacing_mm": {spacing},

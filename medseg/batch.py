@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from medseg.errors import InputError, MedsegError, UsageError
+from medseg.errors import InputError, MedsegError, OutOfMemoryError, UsageError, is_out_of_memory
 from medseg.nifti import case_name, is_nifti
 from medseg.segment import Segmentation, Study, nifti_study, segment_study, study_name
 from medseg.segmenter import Segmenter
 from medseg.tiles import Advance
 
-log = logging.getLogger(__name__)
-
-_CHANNEL_SUFFIX_LENGTH = len("_0000")
+_CHANNEL_NAME = re.compile(r"(.+)_\d{4}")
 
 
 @dataclass(frozen=True)
@@ -76,49 +72,79 @@ def segment_all(
         StorageError: The disk is full or read-only: nothing more can be written.
     """
     _check_outputs(studies, output)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for study in studies:
-        outcome = _segment_or_refuse(segmenter, study, output, tiles)
+        written = {outcome.segmentation.output for outcome in outcomes if outcome.segmentation}
+        outcome = _segment_or_refuse(segmenter, study, output, taken=written, tiles=tiles)
         outcomes.append(outcome)
         if finished:
             finished(outcome)
     return outcomes
 
 
-def _segment_or_refuse(segmenter: Segmenter, study: Study, output: Path, tiles: Advance | None) -> Outcome:
+def _segment_or_refuse(
+    segmenter: Segmenter, study: Study, output: Path, *, taken: Container[Path], tiles: Advance | None
+) -> Outcome:
+    if study.problem:
+        return Outcome(study, None, study.problem)
     try:
-        return Outcome(study, segment_study(segmenter, study, output, tiles), None)
+        return Outcome(study, segment_study(segmenter, study, output, taken=taken, advance=tiles), None)
     except InputError as error:
         return Outcome(study, None, error)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        log.info("out of memory: %s", error)
-        refusal = InputError(
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        shortage = OutOfMemoryError(
             study.source,
             expected="an image that fits into memory",
             found="out of memory",
             remedy="free memory, or use --device cpu",
         )
-        return Outcome(study, None, refusal)
+        return Outcome(study, None, shortage)
 
 
 def _studies_at(path: Path, channels: int) -> Iterator[Study]:
-    if not path.is_dir():
-        yield nifti_study((path,))
+    try:
+        is_folder = path.is_dir()
+        files = sorted(file for file in path.iterdir() if _is_image(file)) if is_folder else []
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        problem = InputError(path, expected="a file or folder that can be read", found=reason, remedy="check it")
+        yield Study(path, problem=problem)
         return
-    files = sorted(file for file in path.iterdir() if file.is_file() and is_nifti(file))
-    if not files:
+    if not is_folder:
+        yield nifti_study((path,))
+    elif not files:
         yield Study(path)
     elif channels == 1:
         yield from (nifti_study((file,)) for file in files)
     else:
-        yield from _by_case(files)
+        yield from _by_case(files, channels)
 
 
-def _by_case(files: Sequence[Path]) -> Iterator[Study]:
+def _is_image(file: Path) -> bool:
+    return not file.name.startswith(".") and is_nifti(file) and file.is_file()
+
+
+def _by_case(files: Sequence[Path], channels: int) -> Iterator[Study]:
+    """Group ``CASE_0000``, ``CASE_0001``, ...; a case that lacks one, or a name of another form, is refused."""
     cases: dict[str, list[Path]] = {}
     for file in files:
-        cases.setdefault(case_name(file)[:-_CHANNEL_SUFFIX_LENGTH], []).append(file)
-    yield from (nifti_study(tuple(channels)) for channels in cases.values())
+        match = _CHANNEL_NAME.fullmatch(case_name(file))
+        cases.setdefault(match[1] if match else case_name(file), []).append(file)
+    for case, found in cases.items():
+        wanted = [f"{case}_{channel:04d}" for channel in range(channels)]
+        names = [case_name(file) for file in found]
+        if names == wanted:
+            yield nifti_study(tuple(found))
+        else:
+            problem = InputError(
+                found[0],
+                expected=f"{channels} files: {', '.join(wanted)}",
+                found=", ".join(names),
+                remedy="name each channel's file so",
+            )
+            yield Study(found[0], tuple(found), problem)
 
 
 def _check_outputs(studies: Sequence[Study], output: Path) -> None:

@@ -8,6 +8,7 @@
     │   ├── ManifestError             2  a data set description is missing or wrong
     │   └── DeviceError               2  the device asked for is not there
     ├── InputError                    5  one input cannot be processed (3 when others could)
+    │   ├── OutOfMemoryError            4  it does not fit into memory
     │   ├── NiftiError                5  a NIfTI file cannot be read right
     │   ├── DicomError                5  a DICOM series cannot be read right
     │   ├── GridError                 5  two images do not lie on the same grid
@@ -19,6 +20,12 @@ Every message says, in this order, what was expected, what was found and what to
 """
 
 from __future__ import annotations
+
+SOME_FAILED = 3
+"""Exit status: finished, but some inputs were refused or failed."""
+
+NOTHING_DONE = 5
+"""Exit status: nothing could be done."""
 
 
 class MedsegError(Exception):
@@ -104,6 +111,13 @@ class InputError(MedsegError):
     exit_status = 5
 
 
+class OutOfMemoryError(InputError):
+    """An input does not fit into memory."""
+
+    code = "MEMORY"
+    exit_status = 4
+
+
 class NiftiError(InputError):
     """A NIfTI file is corrupt, truncated or holds what a volume cannot be made of."""
 
@@ -140,3 +154,14 @@ class StorageError(MedsegError):
 
     code = "STORAGE"
     exit_status = 4
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception says that memory is used up: Python's, torch's on CUDA, or torch's on the CPU.
+
+    On the CPU torch raises a plain `RuntimeError`, which only its text tells from others.
+    """
+    if error is None:
+        return False
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

@@ -23,7 +23,7 @@ from medseg.evaluation import Evaluation, Failure, Row
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.metrics import BOTH_EMPTY, DEFAULT_TOLERANCE_MM, LabelMetrics, all_label_metrics
 from medseg.nifti import case_name, is_nifti, read_nifti
-from medseg.volume import GRID_TOLERANCE_MM, Volume, smallest_unsigned
+from medseg.volume import Volume, require_same_grid, smallest_unsigned
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -186,14 +186,7 @@ def _measure(case: _Case, labels: LabelSet | None, tolerance_mm: float) -> _Meas
 
 
 def _check_grids(case: _Case, prediction: Volume, reference: Volume) -> None:
-    difference = reference.grid.difference(prediction.grid, GRID_TOLERANCE_MM)
-    if difference:
-        raise GridError(
-            case.prediction,
-            expected="the grid of its reference",
-            found=difference,
-            remedy="resample the prediction onto that grid",
-        )
+    require_same_grid(reference.grid, prediction.grid, owner="its reference", where=str(case.prediction))
     if reference.grid.is_sheared:
         raise GridError(
             case.reference,

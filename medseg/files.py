@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medseg.errors import StorageError
+from medseg.errors import StorageError, UsageError
 
 _BLOCK_BYTES = 1 << 20
 
@@ -46,6 +46,18 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise storage_error(path, error) from error
     return path
+
+
+def require_new_folder(path: Path) -> None:
+    """Refuse a folder that holds something already.
+
+    Raises:
+        UsageError: There is a file in its place, or a file in it.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(
+            path, expected="a new or empty folder", found="something there", remedy="name another one"
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.data.resample import Coordinates, GridMap, resample_axes, sample_planes
+from medseg.data.resample import Coordinates, GridMap, plane_coordinates, resample_axes, sample_points
 from medseg.data.transforms import Prepared
 from medseg.tiles import Advance, Shape, Slab, TileEngine
 from medseg.volume import Grid
@@ -78,22 +78,18 @@ def _label_separable(
             by_source[np.ix_(inside[0], inside[1], chosen)] = values[logits.argmax(dim=0).cpu().numpy()]
 
 
-def _label_sampled(
-    slabs: Iterator[Slab],
-    grids: GridMap,
-    values: LabelArray,
-    labels: LabelArray,
-) -> None:
-    """Label a grid that is rotated or sheared against the network's: all logits are kept at once."""
-    logits = torch.cat([slab.logits for slab in slabs], dim=-1)
-    shape = grids.target.shape
-    for chosen in _chunks(np.arange(shape[2]), logits.shape[0], list(shape[:2])):
-        planes = range(int(chosen[0]), int(chosen[-1]) + 1)
-        best = sample_planes(logits, grids.matrix, shape, planes).argmax(dim=0).cpu().numpy()
-        index = np.stack(np.meshgrid(*map(np.arange, shape[:2]), planes, indexing="ij"), axis=-1)
-        source = index @ grids.matrix[:3, :3].T + grids.matrix[:3, 3]
-        within = ((source >= -0.5) & (source <= np.array(grids.source.shape) - 0.5)).all(axis=-1)
-        labels[:, :, chosen] = np.where(within, values[best], 0)
+def _label_sampled(slabs: Iterator[Slab], grids: GridMap, values: LabelArray, labels: LabelArray) -> None:
+    """Label a grid that is rotated or sheared against the network's, each voxel from the slab that it lies in."""
+    size = np.array(grids.source.shape)
+    for slab in _overlapping(slabs):
+        end = slab.start + slab.logits.shape[-1]
+        for k in range(labels.shape[2]):
+            source = plane_coordinates(grids.matrix, grids.target.shape, k)  # (i, j, 3)
+            mine = _belongs(source[..., 2], slab.start, end, size[2])
+            mine &= ((source >= -0.5 - _INSIDE_TOLERANCE) & (source <= size - 0.5 + _INSIDE_TOLERANCE)).all(axis=-1)
+            if mine.any():
+                logits = sample_points(slab.logits, source[mine] - (0, 0, slab.start))  # (K, n)
+                labels[:, :, k][mine] = values[logits.argmax(dim=0).cpu().numpy()]
 
 
 def _overlapping(slabs: Iterator[Slab]) -> Iterator[Slab]:

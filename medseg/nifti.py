@@ -22,10 +22,9 @@ from medseg.errors import GridError, NiftiError
 from medseg.files import atomic_path
 from medseg.findings import Finding, FindingCode
 from medseg.labels import LabelMap
-from medseg.volume import GRID_TOLERANCE_MM, Affine, Grid, Volume, smallest_unsigned
+from medseg.volume import GRID_TOLERANCE_MM, MAX_VOXELS, Affine, Grid, Volume, smallest_unsigned
 
 SUFFIXES = (".nii.gz", ".nii")
-MAX_VOXELS = 1 << 31
 _HEADER_SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _BLOCK_BYTES = 1 << 22
 _GZIP_LEVEL = 1
@@ -47,7 +46,7 @@ def case_name(path: Path) -> str:
     return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".gz") else path.stem
 
 
-def read_nifti(path: Path, max_voxels: int = MAX_VOXELS) -> Volume:
+def read_nifti(path: str | Path, max_voxels: int = MAX_VOXELS) -> Volume:
     """Read a 3-D NIfTI file, to the end of its stream so that the gzip checksum is verified.
 
     A 4-D file with one time point and a 2-D image are read as 3-D. Values keep the type that they are stored
@@ -62,15 +61,20 @@ def read_nifti(path: Path, max_voxels: int = MAX_VOXELS) -> Volume:
         NiftiError: The file is missing, corrupt, truncated, too large, one half of an .hdr/.img pair, has several
             time points, holds colours or complex numbers, or its affine is singular or not finite.
     """
-    if not path.is_file():
-        raise NiftiError(path, expected="a NIfTI file", found="no such file", remedy="check the path")
+    path = Path(path)
     try:
+        if not path.is_file():
+            raise NiftiError(path, expected="a NIfTI file", found="no such file", remedy="check the path")
         with _open_for_reading(path) as stream:
             header = _read_header(path, stream)
             shape = _checked_shape(path, header, max_voxels)
             array = _read_voxels(path, stream, header, shape)
             while stream.read(_BLOCK_BYTES):
                 pass
+    except PermissionError as error:
+        raise NiftiError(
+            path, expected="a file that may be read", found="permission is denied", remedy="check its permissions"
+        ) from error
     except _DAMAGED as error:
         raise NiftiError(
             path,
@@ -82,7 +86,7 @@ def read_nifti(path: Path, max_voxels: int = MAX_VOXELS) -> Volume:
     return Volume(_scaled(path, array, header), affine, source=str(path), findings=findings)
 
 
-def write_nifti(path: Path, volume: Volume | LabelMap) -> None:
+def write_nifti(path: str | Path, volume: Volume | LabelMap) -> None:
     """Write a volume, or a label map in the smallest unsigned type that holds its largest label.
 
     The affine goes into the sform bit for bit as far as the format's float32 goes, and into the qform unless it
@@ -97,6 +101,7 @@ def write_nifti(path: Path, volume: Volume | LabelMap) -> None:
         NiftiError: NIfTI-1 has no such type or size, or a label map holds values beyond its labels.
         StorageError: The file cannot be written; nothing is left under its name.
     """
+    path = Path(path)
     array = _storable(path, volume)
     header = _header_for(array, volume.grid, isinstance(volume, LabelMap))
     with atomic_path(path) as temporary, _open_for_writing(temporary) as stream:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.dicom.read import read_folder
+from medseg.errors import InputError
 from medseg.findings import Finding
 from medseg.nifti import case_name, is_nifti, read_nifti, write_nifti
 from medseg.segmenter import Segmenter
@@ -20,10 +22,12 @@ class Study:
     Attributes:
         source: What the user named: a NIfTI file, or a folder with one DICOM series.
         files: NIfTI files, one a channel; empty for a DICOM folder.
+        problem: Why it cannot be segmented, where that is known before anything is read.
     """
 
     source: Path
     files: tuple[Path, ...] = ()
+    problem: InputError | None = None
 
 
 @dataclass(frozen=True)
@@ -72,22 +76,38 @@ def study_name(study: Study) -> str:
     return name.removesuffix("_0000") if len(study.files) > 1 else name
 
 
-def segment_study(segmenter: Segmenter, study: Study, output: Path, advance: Advance | None = None) -> Segmentation:
+def segment_study(
+    segmenter: Segmenter,
+    study: Study,
+    output: Path,
+    *,
+    taken: Container[Path] = (),
+    advance: Advance | None = None,
+) -> Segmentation:
     """Segment one study and write its label map.
 
     Args:
         segmenter: The model.
         study: What to segment.
         output: A folder, or a file that ends with ``.nii`` or ``.nii.gz``.
+        taken: Label maps of other studies, which are not overwritten.
         advance: Called with (tiles done, tiles in all).
 
     Raises:
-        InputError: The study cannot be read right, or is not what the model was trained on.
+        InputError: The study cannot be read right, is not what the model was trained on, or would overwrite the
+            label map of another study.
         StorageError: The label map cannot be written.
     """
     images = read_study(study)
-    labels = segmenter.segment(images, advance)
     target = output if is_nifti(output) else output / output_name(study, images)
+    if target in taken:
+        raise InputError(
+            study.source,
+            expected="a label map of its own",
+            found=f"{target.name}, which another study of this batch has made",
+            remedy="segment it into another folder",
+        )
+    labels = segmenter.segment(images, advance)
     write_nifti(target, labels)
     volumes = {label.name: labels.volume_ml(label) for label in labels.labels}
     return Segmentation(target, volumes, tuple(f for image in images for f in image.findings))

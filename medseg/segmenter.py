@@ -17,6 +17,8 @@ from medseg.model import ModelPackage, load_networks, load_package
 from medseg.tiles import Advance, Shape, SlidingWindow, TileEngine
 from medseg.volume import Grid, Volume
 
+ANY_MODALITY = "OT"  # DICOM's "other": what an import writes for a channel whose name tells nothing
+
 
 class Segmenter:
     """A model package with its networks on a device.
@@ -111,7 +113,7 @@ class Segmenter:
                 remedy="give one volume for each channel of the model",
             )
         for volume, modality in zip(images, self.package.modalities, strict=True):
-            if volume.modality not in (None, modality):
+            if modality != ANY_MODALITY and volume.modality not in (None, modality):
                 raise InputError(
                     volume.source,
                     expected=f"a {modality} image, as the model was trained on",

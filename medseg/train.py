@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from medseg.config import ExperimentConfig
 from medseg.data.manifest import Dataset
 from medseg.device import autocast, memory_format
+from medseg.errors import TrainingError
 from medseg.training.interrupt import stop_request
 from medseg.training.run import MODEL_FOLDER, Observer, Run, save_state, set_up
 from medseg.training.runlog import RunLog
@@ -103,6 +104,13 @@ def _fit(run: Run, records: RunLog, stop: threading.Event) -> bool:
             save_state(run)
         if stop.is_set():
             return False
+    if run.state.step == 0:
+        raise TrainingError(
+            "--budget",
+            expected="time for at least one step",
+            found=f"{run.pace.elapsed_s:.0f} s gone with measuring and preprocessing",
+            remedy="allow more time",
+        )
     if run.state.validated_step != run.state.step:
         validate(run, records)
         save_state(run)

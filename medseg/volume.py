@@ -20,6 +20,9 @@ from medseg.findings import Finding
 Affine = NDArray[np.float64]
 
 GRID_TOLERANCE_MM = 1e-3
+MAX_VOXELS = 1 << 31
+"""No reader and no resampling makes a larger volume: a header that asks for one is wrong."""
+
 _SHEAR_TOLERANCE = 1e-4  # cosine between two axes: 0.006 degrees
 _AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -152,6 +155,25 @@ class Volume:
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along (i, j, k)."""
         return self.grid.spacing_mm
+
+
+def require_same_grid(grid: Grid, other: Grid, *, owner: str, where: str) -> None:
+    """Refuse a grid that is not the one it must be.
+
+    Args:
+        grid: What it must be.
+        other: What it is.
+        owner: Whose grid `grid` is, for the message.
+        where: What `other` belongs to, for the message.
+
+    Raises:
+        GridError: They differ.
+    """
+    difference = grid.difference(other)
+    if difference:
+        raise GridError(
+            where, expected=f"the grid of {owner}", found=difference, remedy="resample it onto that grid"
+        )
 
 
 def smallest_unsigned(largest: int) -> type[np.unsignedinteger[Any]]:

@@ -16,6 +16,27 @@ from medseg.model import ModelPackage, NetworkSpec, Provenance
 from medseg.nifti import write_nifti
 from medseg.volume import Volume
 
+TINY_YAML = """\
+name: tiny
+data:
+  manifest: MANIFEST
+preprocessing:
+  spacing_mm: [1.5, 1.5, 2.0]
+  intensity:
+    - kind: zscore
+network:
+  name: unet
+  channels: [4, 8]
+loss:
+  name: ce_dice
+training:
+  patch_size: [16, 16, 16]
+  batch_size: 2
+  epochs: 1
+  steps_per_epoch: 2
+  optimizer:
+    learning_rate: 1.0e-3
+"""
 LABELS = LabelSet.from_names({1: "ball", 3: "box"})
 
 

@@ -109,7 +109,7 @@ def test_channels_are_grouped_by_case_and_must_share_a_grid(tmp_path, image):
     outcomes = segment_all(segmenter, studies, tmp_path / "out")
     assert [o.segmentation.output.name for o in outcomes] == ["x.nii.gz", "y.nii.gz"]
     moved = Volume(image.array, np.diag([1, 1, 1, 1.0]))
-    with pytest.raises(GridError, match="resample one onto the other"):
+    with pytest.raises(GridError, match="resample it onto that grid"):
         segmenter.segment([image, moved])
     with pytest.raises(InputError, match=r"expected 2 channel\(s\): MR, MR"):
         segmenter.segment(image)
@@ -163,3 +163,95 @@ def test_cuda_asked_for_and_absent(model):
         medseg.load_model(model, "cuda")
     with pytest.raises(DeviceError, match="auto, cpu, cuda or cuda:N"):
         medseg.load_model(model, "gpu")
+
+
+def test_two_series_without_a_uid_get_label_maps_of_their_own(model, image, tmp_path):
+    import pydicom
+
+    for number in range(2):
+        volume = Volume(np.round(image.array) + 100 + number, AFFINES["LPS, anisotropic"], modality="MR")
+        for file in write_series(volume, tmp_path / f"study_{number}", identity=f"{number}"):
+            header = pydicom.dcmread(file)
+            header.SeriesInstanceUID = ""
+            header.save_as(file)
+    studies = find_studies([tmp_path / "study_0", tmp_path / "study_1"])
+    outcomes = segment_all(medseg.load_model(model), studies, tmp_path / "out")
+    assert len({o.segmentation.output for o in outcomes}) == 2
+    assert "series-uid-missing" in str(outcomes[0].segmentation.findings[0])
+
+
+def test_the_same_series_twice_is_refused_the_second_time(model, image, tmp_path):
+    volume = Volume(np.round(image.array) + 100, AFFINES["LPS, anisotropic"], modality="MR")
+    for name in ("a", "b"):
+        write_series(volume, tmp_path / name, identity="same")
+    outcomes = segment_all(
+        medseg.load_model(model), find_studies([tmp_path / "a", tmp_path / "b"]), tmp_path / "out"
+    )
+    assert outcomes[0].segmentation
+    assert "another study of this batch" in str(outcomes[1].error)
+
+
+@pytest.mark.parametrize(
+    "names", [("p0001", "p0002"), ("x_0001", "x_0002"), ("x_0000", "x_0001", "x_0002"), ("a", "b")]
+)
+def test_files_that_are_not_the_channels_of_one_case_are_refused(names, image, tmp_path):
+    for name in (*names, "good_0000", "good_0001"):
+        write_nifti(tmp_path / f"{name}.nii.gz", image)
+    studies = find_studies([tmp_path], channels=2)
+    good = [study for study in studies if not study.problem]
+    assert [[file.name for file in study.files] for study in good] == [["good_0000.nii.gz", "good_0001.nii.gz"]]
+    assert "name each channel's file so" in str(next(study.problem for study in studies if study.problem))
+
+
+@pytest.mark.parametrize("size_mm", [1e3, 1e6])
+def test_a_voxel_size_in_a_wrong_unit_stops_no_other_study(model, image, tmp_path, size_mm):
+    write_nifti(tmp_path / "in" / "a.nii.gz", Volume(image.array, np.diag([size_mm, size_mm, size_mm, 1])))
+    write_nifti(tmp_path / "in" / "b.nii.gz", image)
+    write_nifti(tmp_path / "in" / "._b.nii.gz", image)  # what macOS leaves beside a file
+    outcomes = segment_all(medseg.load_model(model), find_studies([tmp_path / "in"]), tmp_path / "out")
+    assert "check the unit of the voxel size" in str(outcomes[0].error)
+    assert [o.error is None for o in outcomes] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError("CUDA")],
+)
+def test_a_study_that_does_not_fit_into_memory_stops_no_other(model, image, tmp_path, monkeypatch, error):
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image)
+    segmenter = medseg.load_model(model)
+    real, calls = segmenter.segment, []
+
+    def first_fails(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(segmenter, "segment", first_fails)
+    outcomes = segment_all(segmenter, find_studies([tmp_path / "in"]), tmp_path / "out")
+    assert (outcomes[0].error.code, outcomes[0].error.exit_status) == ("MEMORY", 4)
+    assert outcomes[1].segmentation
+
+
+def test_a_model_of_any_modality_takes_any(image, tmp_path):
+    save_tiny_model(tmp_path, modality="OT")
+    segmenter = medseg.load_model(tmp_path)
+    assert segmenter.segment(Volume(image.array, image.affine, modality="CT")).grid.difference(image.grid) is None
+
+
+def test_an_oblique_series_with_rounded_tags_stays_on_the_separable_path():
+    from medseg.data.resample import GridMap
+    from medseg.data.transforms import spaced_grid
+    from medseg.volume import Grid
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        row, column, _ = np.round(turn.T, 4)  # as a scanner writes ImageOrientationPatient
+        affine = np.eye(4)
+        affine[:3, 0], affine[:3, 1] = row, column
+        affine[:3, 2] = np.round(59 * 3 * turn[:, 2], 3) / 59  # and ImagePositionPatient of the last slice
+        native = Grid((256, 256, 60), affine)
+        assert GridMap(spaced_grid(native, (1.0, 1.0, 1.0)), native).target_axes == (0, 1, 2)

@@ -112,6 +112,12 @@ def test_budget_ends_the_run_in_time(dataset, tmp_path):
     assert rates[-1] < 0.2 * max(rates)
 
 
+def test_a_budget_without_time_for_a_step_leaves_no_model(dataset, tmp_path):
+    with pytest.raises(TrainingError, match="allow more time"):
+        train(tiny_config(), dataset, tmp_path / "run", Silent(), budget_s=1e-3)
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_a_run_folder_is_not_overwritten_and_not_resumed_with_another_config(dataset, tmp_path):
     train(tiny_config(epochs=1), dataset, tmp_path / "run", Silent())
     with pytest.raises(UsageError, match="pass --resume"):

@@ -186,6 +186,17 @@ def test_affines_that_place_nothing_are_refused(affine, found):
         Volume(np.zeros((2, 2, 2)), affine)
 
 
+@pytest.mark.parametrize(("angle", "singular"), [(1e-5, False), (1e-7, True)])
+def test_two_axes_that_nearly_meet(angle, singular):
+    affine = np.eye(4)
+    affine[:2, 1] = math.cos(angle), math.sin(angle)
+    if singular:
+        with pytest.raises(GridError, match="singular"):
+            Grid((2, 2, 2), affine)
+    else:
+        assert Grid((2, 2, 2), affine).is_sheared
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1e-3, 1e4])
 def test_tiny_and_huge_voxels_are_not_singular(scale):
     grid = Grid((2, 2, 2), affine_of(rotation((10, 20, 30)), (scale, scale, scale)))

@@ -33,11 +33,15 @@ def test_runs_outside_the_checkout(wheel, tmp_path):
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
     subprocess.run([*install, str(target), str(wheel)], check=True)
-    code = "import medseg.cli, sys; print(medseg.__file__); medseg.cli.main(['list'])"
     environment = os.environ | {"PYTHONPATH": str(target), "COLUMNS": "200"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.splitlines()[0].startswith(str(target))
+
+    def output_of(*command: object) -> str:
+        return subprocess.run(
+            list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    where = output_of(sys.executable, "-c", "import medseg; print(medseg.__file__)")
+    assert where.startswith(str(target))
+    listed = output_of(target / "bin" / "medseg", "list")
     for name in ("torso_unet3d", "hippocampus", "unet", "ce_dice"):
-        assert name in run.stdout
+        assert name in listed

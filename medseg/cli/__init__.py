@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextvars import ContextVar
+from typing import NoReturn
 
 import typer
 from rich.markup import escape
@@ -12,10 +13,10 @@ from rich.markup import escape
 from medseg import __version__
 from medseg.cli import dataset, demo, evaluate, listing, overlay, phantom, segment, train
 from medseg.cli.console import errors
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, is_out_of_memory
 
+MEMORY_STATUS = 4
 BUG_STATUS = 70
-INTERRUPTED_STATUS = 130
 
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
 
@@ -68,18 +69,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except MedsegError as error:
-        message = f"[bold red]error[/bold red] [{error.code}] {escape(str(error))}"
-        errors.print(message, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_status)
-    except MemoryError:
-        errors.print("[bold red]error[/bold red] [MEMORY] out of memory; use smaller patches or volumes")
-        sys.exit(4)
+        _leave(f"[bold red]error[/bold red] {escape(f'[{error.code}] {error}')}", error.exit_status)
     except Exception as error:
         if _debug.get():
             raise
-        errors.print(f"[bold red]bug[/bold red] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
-        errors.print("this should not happen: run again with medseg --debug ..., and report what it prints")
-        sys.exit(BUG_STATUS)
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        sys.exit(INTERRUPTED_STATUS)
+        if is_out_of_memory(error):
+            _leave("[bold red]error[/bold red] out of memory: use smaller patches, tiles or volumes", MEMORY_STATUS)
+        what = escape(f"{type(error).__name__}: {error}")
+        _leave(f"[bold red]bug[/bold red] {what}; run again with medseg --debug ... and report it", BUG_STATUS)
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    errors.print(message, highlight=False, soft_wrap=True)
+    sys.exit(status)

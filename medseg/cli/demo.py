@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from medseg.cli.console import console
-from medseg.errors import UsageError
+from medseg.files import require_new_folder
 
 _CONFIG = "torso_unet3d"
 _CASES = 20
@@ -26,16 +26,15 @@ def demo(
     Takes under five minutes on two CPU cores. Every step is an ordinary command, printed before it runs: the same
     commands train on your own data and segment your own studies.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(
-            folder, expected="a new or empty folder", found="something there", remedy="name another one"
-        )
+    require_new_folder(folder)
     start = time.monotonic()
     medseg = context.find_root().command
     for step in _steps(folder, budget):
         console.rule(f"[bold]medseg {step[0]}")
         console.print(f"$ medseg {shlex.join(step)}", style="cyan", highlight=False, soft_wrap=True)
-        medseg.main(step, prog_name="medseg", standalone_mode=False)
+        status = medseg.main(step, prog_name="medseg", standalone_mode=False)
+        if status:
+            raise typer.Exit(status)
     console.rule()
     console.print(
         f"Done in {time.monotonic() - start:.0f} s. Look at {folder / 'overlay.png'}; the label map is "

@@ -11,12 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from medseg.cli.console import console, progress_bar
+from medseg.errors import NOTHING_DONE, SOME_FAILED
 
 if TYPE_CHECKING:
     from medseg.evaluation import Evaluation, LabelSummary
 
-_SOME_FAILED = 3
-_ALL_FAILED = 5
 _SHOWN_FAILURES = 10
 
 
@@ -67,20 +66,19 @@ def evaluate(
             workers=workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    _print(result)
     if csv:
         result.write_csv(csv)
-    _print(result, csv)
+        console.print(f"Every case and label: {escape(str(csv))}", soft_wrap=True, highlight=False)
     if result.failures:
-        raise typer.Exit(_SOME_FAILED if result.cases else _ALL_FAILED)
+        raise typer.Exit(SOME_FAILED if result.cases else NOTHING_DONE)
 
 
-def _print(result: Evaluation, csv: Path | None) -> None:
+def _print(result: Evaluation) -> None:
     if result.cases:
         console.print(_table(result))
     _print_notes(result)
     _print_failures(result)
-    if csv:
-        console.print(f"Every case and label: {escape(str(csv))}", soft_wrap=True, highlight=False)
 
 
 def _table(result: Evaluation) -> Table:

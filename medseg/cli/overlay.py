@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from medseg.cli.console import console
 
@@ -37,4 +38,4 @@ def overlay(
     shown = LabelMap(read_nifti(mask), label_set)
     second = LabelMap(read_nifti(reference), label_set) if reference else None
     write_overlay(output, read_study(study)[0], shown, second, title)
-    console.print(f"picture: {output}", highlight=False, soft_wrap=True)
+    console.print(f"picture: {escape(str(output))}", highlight=False, soft_wrap=True)

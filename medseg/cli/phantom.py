@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medseg.cli.console import console, progress_bar
-from medseg.errors import UsageError
+from medseg.files import require_new_folder
 
 DICOM_FOLDER = "dicom"
 
@@ -24,8 +24,7 @@ def phantom(
     """Make a data set of synthetic torsos with exact labels, to try everything out without any patient's data."""
     from medseg.phantom import write_dataset, write_dicom_case
 
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(out, expected="a new or empty folder", found="something there", remedy="name another one")
+    require_new_folder(out)
     spacing_mm, modality = (spacing, spacing, spacing), modality.upper()
     with progress_bar() as bar:
         task = bar.add_task("drawing torsos", total=cases + dicom, note="")

@@ -11,20 +11,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from medseg.cli.console import console, errors, progress_bar
-from medseg.errors import UsageError
+from medseg.errors import NOTHING_DONE, SOME_FAILED, MedsegError, UsageError
 
 if TYPE_CHECKING:
     from medseg.batch import Outcome
 
-_SOME_FAILED = 3
-_NOTHING_DONE = 5
 _MOST_TABLES = 3
 
 
 def segment(
     inputs: Annotated[
         list[Path],
-        typer.Argument(help="NIfTI files, folders of NIfTI files, or folders with one DICOM series each."),
+        typer.Argument(
+            help="NIfTI files, folders of NIfTI files, or folders with one DICOM series each.", readable=False
+        ),
     ],
     model: Annotated[Path, typer.Option("--model", "-m", help="Model package, or the run folder that holds it.")],
     output: Annotated[
@@ -63,7 +63,7 @@ def segment(
         def finished(outcome: Outcome) -> None:
             progress.advance(overall)
             if outcome.error:
-                errors.print(f"[red]refused[/red] [{outcome.error.code}] {escape(str(outcome.error))}")
+                errors.print(refusal(outcome.study.source, outcome.error), highlight=False, soft_wrap=True)
 
         outcomes = segment_all(
             segmenter,
@@ -73,9 +73,17 @@ def segment(
             finished=finished,
         )
     print_outcomes(outcomes)
-    refused = sum(outcome.error is not None for outcome in outcomes)
-    if refused:
-        raise typer.Exit(_NOTHING_DONE if refused == len(outcomes) else _SOME_FAILED)
+    problems = [outcome.error for outcome in outcomes if outcome.error]
+    if len(problems) < len(outcomes):
+        raise typer.Exit(SOME_FAILED if problems else 0)
+    raise typer.Exit(problems[0].exit_status if len(problems) == 1 else NOTHING_DONE)
+
+
+def refusal(source: Path, error: MedsegError) -> str:
+    """Return one line that names an input, and why it was refused."""
+    text = str(error)
+    place = "" if str(source) in text else f"{source}: "
+    return f"[red]refused[/red] {escape(f'[{error.code}] {place}{text}')}"
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:

@@ -20,9 +20,8 @@ from medseg.volume import Affine, Grid
 
 Coordinates = NDArray[np.float64]
 
-_SEPARABLE_TOLERANCE_VOXELS = 1e-3
+_SEPARABLE_TOLERANCE_VOXELS = 0.05  # what rounded decimals of DICOM tags amount to at the far corner
 _INTEGER_TOLERANCE = 1e-5
-_SLAB_VOXELS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class GridMap:
     def target_axes(self) -> tuple[int, int, int] | None:
         """For each source axis the one target axis that runs along it, or None where the map is not separable.
 
-        A map counts as separable when dropping the rest of its matrix moves no voxel by more than 0.001 voxels.
+        A map counts as separable when dropping the rest of its matrix moves no voxel by more than 0.05 voxels:
+        DICOM writes positions and directions in decimals, and their rounding tilts straight axes that much.
         """
         linear = self.matrix[:3, :3]
         axes = [int(np.argmax(row)) for row in np.abs(linear)]
@@ -175,44 +175,45 @@ def _resample_channel(x: Tensor, outer: _Taps, inner: list[_Taps], out: Tensor) 
 
 
 def _resample_sampled(x: Tensor, grids: GridMap, nearest: bool) -> Tensor:
-    shape = grids.target.shape
-    planes = max(1, _SLAB_VOXELS // (shape[0] * shape[1]))
-    slabs = [
-        sample_planes(x, grids.matrix, shape, range(k, min(k + planes, shape[2])), nearest)
-        for k in range(0, shape[2], planes)
-    ]
-    return torch.cat(slabs, dim=-1)
+    out = x.new_empty((x.shape[0], *grids.target.shape))
+    for k in range(grids.target.shape[2]):
+        points = plane_coordinates(grids.matrix, grids.target.shape, k)
+        out[..., k] = sample_points(x, points.reshape(-1, 3), nearest=nearest).reshape(out.shape[:-1])
+    return out
 
 
-def sample_planes(
-    x: Tensor, matrix: Affine, shape: tuple[int, int, int], planes: range, nearest: bool = False
-) -> Tensor:
-    """Sample some k-planes of a target grid at any affine.
+def plane_coordinates(matrix: Affine, shape: tuple[int, int, int], k: int) -> NDArray[np.float64]:
+    """Return the source coordinates (i, j, 3) of one k-plane of a target grid.
 
     Args:
-        x: (C, *source shape).
         matrix: Target voxel index to source voxel index.
         shape: Target shape.
-        planes: Which target planes k.
+        k: Which plane.
+    """
+    rows, columns = np.arange(shape[0])[:, None, None], np.arange(shape[1])[None, :, None]
+    corner = matrix[:3, 2] * k + matrix[:3, 3]
+    return np.asarray(rows * matrix[:3, 0] + columns * matrix[:3, 1] + corner, dtype=np.float64)
+
+
+def sample_points(x: Tensor, points: NDArray[np.float64], *, nearest: bool = False) -> Tensor:
+    """Sample channels at any points, trilinearly or nearest; outside the border value is taken.
+
+    Args:
+        x: (C, i, j, k).
+        points: (n, 3) coordinates in voxels of `x`.
         nearest: Take the nearest voxel.
 
     Returns:
-        (C, i, j, len(planes)), of the type of `x`.
+        (C, n), of the type of `x`.
     """
-    index = torch.meshgrid(
-        *(torch.arange(n, dtype=torch.float64) for n in shape[:2]),
-        torch.arange(planes.start, planes.stop, dtype=torch.float64),
-        indexing="ij",
-    )
-    target = torch.stack(index, dim=-1)  # (i, j, planes, 3)
-    source = target @ torch.from_numpy(matrix[:3, :3].T.copy()) + torch.from_numpy(matrix[:3, 3].copy())
-    size = torch.tensor(x.shape[1:], dtype=torch.float64)
-    normalised = (2 * source + 1) / size - 1  # align_corners=False: -1 is the outer face of the first voxel
+    size = np.array(x.shape[1:], dtype=np.float64)
+    normalised = (2 * points + 1) / size - 1  # align_corners=False: -1 is the outer face of the first voxel
+    grid = torch.from_numpy(normalised[:, ::-1].astype(np.float32))[None, :, None, None]  # (1, n, 1, 1, 3)
     values = F.grid_sample(
         x[None].to(torch.float32),
-        normalised.flip(-1)[None].to(x.device, torch.float32),
+        grid.to(x.device),
         mode="nearest" if nearest else "bilinear",
         padding_mode="border",
         align_corners=False,
     )
-    return values[0].to(x.dtype)
+    return values[0, :, :, 0, 0].to(x.dtype)

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, MapTransform, Orientationd
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.preprocessing import CTIntensity, Preprocessing, ZScoreIntensity
 from medseg.data.resample import GridMap, resample
-from medseg.errors import GridError, InputError, MedsegError
-from medseg.volume import Affine, Grid, Volume
+from medseg.errors import InputError, MedsegError, is_out_of_memory
+from medseg.volume import MAX_VOXELS, Affine, Grid, Volume, require_same_grid
 
 IMAGE, LABEL = "image", "label"
 _RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -164,8 +165,9 @@ def prepare(
     try:
         out = transforms(data)
     except RuntimeError as error:  # Compose hides what happened in a RuntimeError
-        if isinstance(error.__cause__, MedsegError | MemoryError):
-            raise error.__cause__ from error
+        cause = error.__cause__
+        if cause is not None and (isinstance(cause, MedsegError) or is_out_of_memory(cause)):
+            raise cause from error
         raise
     image = out[IMAGE]
     prepared_label = out[LABEL].as_tensor()[0] if label is not None else None
@@ -178,14 +180,8 @@ def check_same_grid(first: Volume, other: Volume) -> None:
     Raises:
         GridError: They do not.
     """
-    difference = first.grid.difference(other.grid)
-    if difference:
-        raise GridError(
-            other.source or "volume",
-            expected=f"the grid of {first.source or 'the first volume'}",
-            found=difference,
-            remedy="resample one onto the other's grid",
-        )
+    owner, where = first.source or "the first volume", other.source or "volume"
+    require_same_grid(first.grid, other.grid, owner=owner, where=where)
 
 
 def _check_finite(volume: Volume) -> None:
@@ -205,6 +201,9 @@ def spaced_grid(source: Grid, spacing_mm: Sequence[float | str]) -> Grid:
     Args:
         source: Any grid.
         spacing_mm: Along i, j, k; ``keep`` keeps the source's own.
+
+    Raises:
+        InputError: It would have more than 2^31 voxels.
     """
     old = np.array(source.spacing_mm)
     new = np.array([o if isinstance(s, str) else float(s) for o, s in zip(old, spacing_mm, strict=True)])
@@ -215,6 +214,13 @@ def spaced_grid(source: Grid, spacing_mm: Sequence[float | str]) -> Grid:
     if source.is_sheared:
         affine[:3, 3] += affine[:3, :3] @ in_target.min(axis=0)
     i, j, k = (int(size) for size in np.rint(np.ptp(in_target, axis=0) + 1))
+    if i * j * k > MAX_VOXELS:
+        raise InputError(
+            f"spacing {_rounded(old)} mm",
+            expected=f"at most {MAX_VOXELS} voxels at the network's spacing of {_rounded(new)} mm",
+            found=f"{i} x {j} x {k}",
+            remedy="check the unit of the voxel size; millimetres are meant",
+        )
     return Grid((i, j, k), affine)
 
 
@@ -222,6 +228,10 @@ def grid_of(x: MetaTensor) -> Grid:
     """Return the grid of a (C, i, j, k) `MetaTensor`."""
     i, j, k = x.shape[1:]
     return Grid((i, j, k), np.asarray(x.affine, dtype=np.float64))
+
+
+def _rounded(values: NDArray[np.float64]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
 
 
 def _placed(x: Tensor, grid: Grid) -> MetaTensor:

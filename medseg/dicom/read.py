@@ -30,10 +30,9 @@ from medseg.dicom.pixels import check_decoder, read_values, rescaled, result_typ
 from medseg.dicom.scan import Series, scan_folder
 from medseg.errors import DicomError
 from medseg.findings import FindingCode
-from medseg.volume import Affine, Volume
+from medseg.volume import MAX_VOXELS, Affine, Volume
 
 MAX_SLICE_PIXELS = 1 << 26
-MAX_VOXELS = 1 << 31
 _MAX_THREADS = 8
 _MAX_NAMED = 6
 _SPACING_TOLERANCE = 1e-3
@@ -56,7 +55,7 @@ def read_folder(folder: Path) -> Volume:
             folder,
             expected="exactly one image series",
             found=f"{len(series)}: {', '.join(listed)}{more}" if series else "none",
-            remedy="give the folder of one series" if series else "check the path",
+            remedy="give the folder of one series" if series else "give a folder with DICOM slices, or NIfTI files",
         )
     return read_series(series[0])
 

@@ -36,8 +36,8 @@ class Series:
 
     @property
     def name(self) -> str:
-        """A short hash of the UID, which is safe to show."""
-        return series_name(self.uid)
+        """A short hash of the UID, which is safe to show; of the slices' UIDs where the series has none."""
+        return series_name(self.uid or "|".join(sorted(header.sop_instance_uid for header in self.headers)))
 
     @property
     def modality(self) -> str:

@@ -17,8 +17,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 from pydicom.valuerep import format_number_as_ds
 
 from medseg.dicom.geometry import LPS_TO_RAS
-from medseg.errors import DicomError, UsageError
-from medseg.files import atomic_path, make_folder, storage_error
+from medseg.errors import DicomError
+from medseg.files import atomic_path, make_folder, require_new_folder, storage_error
 from medseg.volume import Volume
 
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}
@@ -52,8 +52,7 @@ def write_series(volume: Volume, folder: Path, *, identity: str, description: st
     stored = _stored_values(volume, modality)
     shared = _shared_attributes(volume, modality, identity, description)
     bits = _USUAL_BITS if int(stored.max()) < 1 << _USUAL_BITS else 16
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(folder, expected="a new or empty folder", found="files in it", remedy="choose another one")
+    require_new_folder(folder)
     names = [f"slice_{k + 1:04d}.dcm" for k in range(stored.shape[2])]
     make_folder(folder.parent)
     temporary = folder.with_name(f".{secrets.token_hex(4)}.{folder.name}")

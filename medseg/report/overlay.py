@@ -18,11 +18,10 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from medseg.errors import GridError
 from medseg.files import atomic_path
 from medseg.labels import Label, LabelMap
 from medseg.report.slices import PLANES, Plane, centre_of, cut, display_axes, displayed, grey_window
-from medseg.volume import Grid, Volume
+from medseg.volume import Volume, require_same_grid
 
 _WIDTH_INCH = 10.0
 _MOST_ROW_INCH = 4.6
@@ -89,7 +88,8 @@ def overlay_figure(image: Volume, labels: LabelMap, reference: LabelMap | None =
     """
     maps = {"": labels} if reference is None else {"prediction": labels, "reference": reference}
     for label_map in maps.values():
-        _check_grid(image.grid, label_map)
+        where = label_map.volume.source or "label map"
+        require_same_grid(image.grid, label_map.grid, owner="the image", where=where)
     arrays = [displayed(label_map.array, image.grid) for label_map in maps.values()]
     scene = _Scene(
         image=displayed(image.array, image.grid),
@@ -123,17 +123,6 @@ def write_overlay(
     figure = overlay_figure(image, labels, reference, title)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
-
-
-def _check_grid(grid: Grid, labels: LabelMap) -> None:
-    difference = grid.difference(labels.grid)
-    if difference:
-        raise GridError(
-            labels.volume.source or "label map",
-            expected="the grid of the image",
-            found=difference,
-            remedy="resample the label map onto that grid",
-        )
 
 
 def _shown(scene: _Scene, array: NDArray[Any], labels: LabelMap) -> list[Label]:

@@ -10,9 +10,8 @@ import pytest
 from medseg.cli import main
 from medseg.dicom.write import write_series
 from medseg.nifti import read_nifti, write_nifti
-from medseg.shipped import Shelf, find_yaml
 from medseg.volume import Volume
-from tests.builders import save_tiny_model, tiny_case, tiny_dataset
+from tests.builders import TINY_YAML, save_tiny_model, tiny_case, tiny_dataset
 
 IMAGE = tiny_case(0)[0]
 
@@ -44,17 +43,8 @@ def scan(tmp_path):
 
 
 def train_config(tmp_path, **changes):
-    text = find_yaml("torso_unet3d", Shelf.CONFIGS).read_text()
-    for old, new in {
-        "name: torso_unet3d": "name: tiny",
-        "manifest: medseg_demo/torso.yaml": f"manifest: {tmp_path / 'data' / 'tiny.yaml'}",
-        "channels: [16, 32, 64, 128]": "channels: [4, 8]",
-        "patch_size: [64, 40, 48]": "patch_size: [16, 16, 16]",
-        "epochs: 16": "epochs: 1",
-        "steps_per_epoch: 25": "steps_per_epoch: 2",
-        "crop_above: -500": "crop_above: null",
-        **changes,
-    }.items():
+    text = TINY_YAML.replace("MANIFEST", str(tmp_path / "data" / "tiny.yaml"))
+    for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)
     file = tmp_path / "tiny_config.yaml"
@@ -150,7 +140,7 @@ def test_nifti_that_cannot_be_read(medseg, model, scan, tmp_path, damage):
         scan.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"hello")
     status, text = medseg("segment", scan, "-m", model, "-o", tmp_path / "out")
     assert status == 5
-    assert "[NIFTI]" in text
+    assert "refused [NIFTI]" in text
     assert "scan.nii.gz: expected" in text
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -162,6 +152,25 @@ def test_one_bad_input_among_many_has_status_3(medseg, model, scan, tmp_path):
     assert status == 3
     assert "1 of 2 segmented" in text
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["scan.nii.gz"]
+
+
+def test_a_refusal_is_one_line_that_names_the_input(capsys, model, tmp_path):
+    folder = tmp_path / ("a_folder_with_a_long_name_" * 4)
+    volume = Volume(np.round(IMAGE.array) + 100, np.diag([-1, -1, 2, 1.0]), modality="CT")
+    write_series(volume, folder, identity="a")
+    with pytest.raises(SystemExit):
+        main(["segment", str(folder), "-m", str(model), "-o", str(tmp_path / "out")])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"refused [INPUT] {folder}: series ")
+    assert line.endswith(
+        "expected a MR image, as the model was trained on, found CT; choose a model for this modality"
+    )
+
+
+def test_a_folder_without_any_image(medseg, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, text = medseg("segment", tmp_path / "empty", "-m", model, "-o", tmp_path / "out")
+    assert (status, "give a folder with DICOM slices, or NIfTI files" in text) == (5, True)
 
 
 def test_changed_weights(medseg, model, scan, tmp_path):

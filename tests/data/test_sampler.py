@@ -36,10 +36,10 @@ EVERYTHING = Augmentation(
 )
 
 
-def make_case(folder: Path, number: int, size: tuple[int, int, int] = SIZE) -> StoredCase:
-    """Case `number`: every voxel holds its own place, and 1000 times the number; two small labels."""
-    image = np.arange(np.prod(size)).reshape(size) + 1e5 * number
-    label = np.zeros(size, int)
+def make_case(folder: Path, number: int) -> StoredCase:
+    """Case `number`: every voxel holds its own place, and 100,000 times the number; two small labels."""
+    image = np.arange(np.prod(SIZE)).reshape(SIZE) + 1e5 * number
+    label = np.zeros(SIZE, int)
     label[3:5, 8, 8] = 1
     label[12, 9:12, 7] = 2
     return stored_case(folder / str(number), image[None], label, (1.0, 1.0, 2.0))
@@ -139,7 +139,8 @@ def test_the_foreground_share(tmp_path, share):
 
 
 def test_patches_elsewhere_reach_every_corner_of_the_case(tmp_path):
-    case = make_case(tmp_path, 0, (4, 3, 3))
+    image = np.arange(4 * 3 * 3).reshape(4, 3, 3)
+    case = stored_case(tmp_path / "a", image[None], image * 0)
     sampler = PatchSampler([case], (2, 2, 2), 0.0, seed=0)
     corners = {corner_of(sampler.sample(0, index)[0], (4, 3, 3)) for index in range(300)}
     assert len(corners) == 3 * 2 * 2
