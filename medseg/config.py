@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medseg.data.augment import Augmentation
 from medseg.data.preprocessing import Preprocessing
 from medseg.device import Precision
+from medseg.errors import UsageError
 from medseg.losses import LOSSES
 from medseg.model import NetworkSpec
 from medseg.networks import NETWORKS
@@ -114,7 +115,44 @@ class ExperimentConfig(BaseModel):
         tile = self.inference.tile_size
         if tile is not None and len(tile) != dims:
             raise ValueError(f"inference.tile_size has {len(tile)} sizes, training.patch_size {dims}")
+        try:
+            self.check_channels(len(self.preprocessing.intensity))
+        except UsageError as error:
+            raise ValueError(str(error)) from error
         return self
+
+    def check_channels(self, channels: int) -> None:
+        """Check, before anything is computed, that the network can be built and trained on so many channels.
+
+        Raises:
+            UsageError: Its fields do not fit together, the patch is too small for it, or there is neither one
+                intensity rule nor one a channel.
+        """
+        try:
+            self.preprocessing.for_channels(channels)
+        except ValueError as error:
+            raise UsageError(
+                "preprocessing.intensity",
+                expected=f"one rule, or one for each of {channels} channels",
+                found=f"{len(self.preprocessing.intensity)} rules",
+                remedy="correct it, or the channels of the manifest",
+            ) from error
+        network = self.network_spec(channels, num_classes=2).sketch()
+        self._check_patch(cast(tuple[int, ...], network.multiple))
+
+    def _check_patch(self, multiple: tuple[int, ...]) -> None:
+        """Refuse a patch of which one voxel is left, where the normalisation needs two values to measure."""
+        patch, batch_size = self.training.patch_size, self.training.batch_size
+        norm = getattr(self.network, "norm", None)
+        needs_two = norm == "instance" or (norm == "batch" and batch_size == 1)
+        if needs_two and all(size <= m for size, m in zip(patch, multiple, strict=True)):
+            larger = [max(size, 2 * m) for size, m in zip(patch, multiple, strict=True)]
+            raise UsageError(
+                "training.patch_size",
+                expected=f"more than one voxel where the network is coarsest, for {norm} normalisation",
+                found=f"{list(patch)}, of which one voxel is left",
+                remedy=f"try {larger}, or fewer network.channels",
+            )
 
     def network_spec(self, in_channels: int, num_classes: int) -> NetworkSpec:
         """Return how to build the network for a data set's channels and classes."""

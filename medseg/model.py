@@ -2,26 +2,29 @@
 
 A package is a folder::
 
-    model.json                  the fields of `ModelPackage`
-    weights/fold_0.safetensors  one file a fold, its SHA-256 in model.json
+    model.json                           the fields of `ModelPackage`
+    weights/fold_0-1a2b3c4d.safetensors  one file a fold, named by its SHA-256, which is in model.json
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.preprocessing import Preprocessing
 from medseg.errors import ModelError, UsageError
-from medseg.files import atomic_path, sha256_of, write_text
+from medseg.files import sha256_of, write_text
 from medseg.labels import LabelSet
 from medseg.networks import NETWORKS, build_network
+from medseg.tensorfile import save_tensors_by_hash
 from medseg.tiles import SlidingWindow
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -60,6 +63,15 @@ class NetworkSpec(BaseModel):
             **self.fields,
         )
 
+    def sketch(self) -> nn.Module:
+        """Build the network on torch's meta device: its shapes without its numbers, at once whatever its size.
+
+        Raises:
+            UsageError: Its fields do not fit together.
+        """
+        with torch.device("meta"):
+            return self.build()
+
 
 class Provenance(BaseModel):
     """Where a model comes from."""
@@ -70,7 +82,7 @@ class Provenance(BaseModel):
     created: str = Field(description="UTC, ISO 8601.")
     dataset: str
     config_sha256: str
-    data_sha256: str = Field(description="Of the training cases' ids and checksums.")
+    data_sha256: str = Field(description="Of the training cases' ids, checksums and label values.")
     fold: int
     training_cases: int
     validation_dice: dict[str, float | None] = Field(description="Mean over validation cases, by label name.")
@@ -92,8 +104,27 @@ class ModelPackage(BaseModel):
     provenance: Provenance
     weights_sha256: dict[str, str] = Field(default_factory=dict, description="{file name: SHA-256}.")
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelPackage:
+        network, dims = self.network, self.network.spatial_dims
+        if network.num_classes != len(self.labels) + 1:
+            raise ValueError(
+                f"network.num_classes {network.num_classes} for {len(self.labels)} labels and background"
+            )
+        if network.in_channels != len(self.modalities):
+            raise ValueError(f"network.in_channels {network.in_channels} for {len(self.modalities)} modalities")
+        self.preprocessing.for_channels(network.in_channels)
+        tile, mirrored = self.inference.tile_size, self.inference.mirror_axes
+        if tile is None or len(tile) != dims:
+            raise ValueError(f"inference.tile_size {tile} must have {dims} sizes")
+        if any(not 0 <= axis < dims for axis in mirrored):
+            raise ValueError(f"inference.mirror_axes {list(mirrored)} must lie in 0..{dims - 1}")
+        return self
+
     def save(self, folder: Path, weights: dict[str, dict[str, Tensor]]) -> ModelPackage:
-        """Write the package; the weights first, model.json last, each atomically.
+        """Write the package; the weights first, then model.json, each atomically; then delete earlier weights.
+
+        A package that is there already is whole at every moment: new weights have another name.
 
         Args:
             folder: The package's folder.
@@ -105,14 +136,14 @@ class ModelPackage(BaseModel):
         Raises:
             StorageError: A file cannot be written.
         """
-        checksums: dict[str, str] = {}
-        for name, state in weights.items():
-            target = folder / WEIGHTS_FOLDER / f"{name}.safetensors"
-            with atomic_path(target) as temporary:
-                safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
-            checksums[target.name] = sha256_of(target)
+        place = folder / WEIGHTS_FOLDER
+        checksums = dict(save_tensors_by_hash(place, name, state) for name, state in weights.items())
         package = self.model_copy(update={"weights_sha256": checksums})
         write_text(folder / MODEL_FILE, package.model_dump_json(indent=1) + "\n")
+        for file in place.glob("*.safetensors"):
+            if file.name not in checksums:
+                with suppress(OSError):  # weights that nothing names do no harm
+                    file.unlink()
         return package
 
 
@@ -122,9 +153,12 @@ def find_package(path: Path) -> Path:
     Raises:
         ModelError: There is none.
     """
-    for folder in (path, path / "model", path.parent if path.name == MODEL_FILE else path):
-        if (folder / MODEL_FILE).is_file():
-            return folder
+    try:
+        for folder in (path, path / "model", path.parent if path.name == MODEL_FILE else path):
+            if (folder / MODEL_FILE).is_file():
+                return folder
+    except OSError as error:
+        raise _unreadable(path, error) from error
     raise ModelError(
         path,
         expected=f"a model folder with {MODEL_FILE}",
@@ -137,11 +171,13 @@ def load_package(path: Path) -> ModelPackage:
     """Read and check a package's model.json.
 
     Raises:
-        ModelError: It is not there, is not valid, or is of another schema version.
+        ModelError: It is not there, cannot be read, is not valid, or is of another schema version.
     """
     file = find_package(path) / MODEL_FILE
     try:
-        return ModelPackage.model_validate_json(file.read_text(encoding="utf-8"))
+        package = ModelPackage.model_validate_json(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(file, error) from error
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not UTF-8 text"}
         place = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -151,22 +187,27 @@ def load_package(path: Path) -> ModelPackage:
             found=f"{place}: {first['msg']}",
             remedy="train again, or use the medseg version that made it",
         ) from error
+    if not package.weights_sha256:
+        raise ModelError(file, expected="at least one file of weights", found="none", remedy="train again")
+    return package
 
 
 def load_networks(path: Path, package: ModelPackage) -> list[nn.Module]:
     """Build the network of each fold with its weights, their checksums verified.
 
     Raises:
-        ModelError: A file of weights is missing, differs from its checksum, or does not fit the network.
+        ModelError: A file of weights is missing, cannot be read, differs from its checksum, or does not fit the
+            network.
     """
     folder = find_package(path) / WEIGHTS_FOLDER
     return [_load_network(folder / name, checksum, package) for name, checksum in package.weights_sha256.items()]
 
 
 def _load_network(file: Path, checksum: str, package: ModelPackage) -> nn.Module:
-    if not file.is_file():
-        raise ModelError(file, expected="a file of weights", found="no such file", remedy="copy the model again")
-    found = sha256_of(file)
+    try:
+        found = sha256_of(file)
+    except OSError as error:
+        raise _unreadable(file, error) from error
     if found != checksum:
         raise ModelError(
             file,
@@ -177,6 +218,8 @@ def _load_network(file: Path, checksum: str, package: ModelPackage) -> nn.Module
     network = package.network.build()
     try:
         network.load_state_dict(safetensors.torch.load_file(file))
+    except OSError as error:
+        raise _unreadable(file, error) from error
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ModelError(
             file,
@@ -185,3 +228,13 @@ def _load_network(file: Path, checksum: str, package: ModelPackage) -> nn.Module
             remedy="copy the model again",
         ) from error
     return network.eval()
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    found = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__
+    return ModelError(
+        path,
+        expected="a model that can be read",
+        found=found,
+        remedy="check its permissions, or copy the model again",
+    )

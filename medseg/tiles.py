@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +29,7 @@ class SlidingWindow(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tile_size: tuple[int, ...] | None = Field(
+    tile_size: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         default=None, description="Voxels along each axis of the network; the training patch if unset."
     )
     overlap: float = Field(default=0.5, ge=0, lt=1, description="Share of a tile that the next one covers again.")

@@ -31,6 +31,7 @@ from medseg.training.validate import mean_dice, validate, validate_best
 
 _LOOK_EVERY = 10  # steps between looks at the loss, which wait for the device
 _SEED_STRIDE = 1_000_003
+_OVERDUE = 0.5  # share of the time after which the first validation does not wait for the epoch's end
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,20 @@ def train(
         folder: Of the run; new, or that of the run to resume.
         observer: Is told how it goes.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        budget_s: Seconds for all of it; the learning rate falls to zero in that time, whatever `epochs` says.
+        budget_s: Seconds for all of it; the learning rate falls to zero in that time, whatever `epochs` says. A run
+            that is resumed keeps its own where this is None.
         resume: Go on with the run in the folder, from its last step.
 
     Raises:
-        UsageError: The folder holds another run, or none to resume.
+        UsageError: The folder holds another run, or none to resume; the configuration or the data is not that of
+            the run to resume; the configuration does not fit the data set's channels.
         ManifestError: The data set lacks the fold or a label value is unknown.
         InputError: A case cannot be read.
         TrainingError: The loss is not a number any more.
         StorageError: The disk is full.
     """
     run = set_up(config, dataset, folder, observer, device=device, budget_s=budget_s, resume=resume)
-    with RunLog(folder, run.state.step) as records, stop_request() as stop:
+    with RunLog(folder, run.state.step, run.state.validated_step) as records, stop_request() as stop:
         finished = _fit(run, records, stop)
     if not finished:
         return TrainResult(folder / MODEL_FOLDER, {}, interrupted=True)
@@ -93,17 +96,22 @@ def train(
 def _fit(run: Run, records: RunLog, stop: threading.Event) -> bool:
     """Take steps until the training is complete; return False where it was asked to stop before."""
     per_epoch = run.config.training.steps_per_epoch
+    if run.state.validation_due:
+        _validate(run, records)
     for image, label in run.loader.batches(run.state.step):
         if run.pace.fraction(run.state.step) >= 1:
             break
         _step(run, image, label)
-        epoch_ends = run.state.step % per_epoch == 0
+        epoch_ends, stopped = run.state.step % per_epoch == 0, stop.is_set()
         if epoch_ends:
             _end_epoch(run, records)
-        if epoch_ends or stop.is_set():
+        run.state.validation_due = _wants_validation(run)
+        if stopped or (epoch_ends and not run.state.validation_due):
             save_state(run)
-        if stop.is_set():
+        if stopped:
             return False
+        if run.state.validation_due:
+            _validate(run, records)
     if run.state.step == 0:
         raise TrainingError(
             "--budget",
@@ -112,9 +120,26 @@ def _fit(run: Run, records: RunLog, stop: threading.Event) -> bool:
             remedy="allow more time",
         )
     if run.state.validated_step != run.state.step:
-        validate(run, records)
-        save_state(run)
+        _validate(run, records)
     return True
+
+
+def _wants_validation(run: Run) -> bool:
+    """Whether the step just taken ends an epoch that is validated, or half the time has gone without any."""
+    training = run.config.training
+    epoch, rest = divmod(run.state.step, training.steps_per_epoch)
+    if rest == 0:
+        return epoch == 1 or epoch % training.validate_every == 0
+    never = run.pace.budget_s is not None and run.state.validated_step is None
+    return never and run.pace.fraction(run.state.step) >= _OVERDUE
+
+
+def _validate(run: Run, records: RunLog) -> None:
+    """Validate between two checkpoints: a run that is cut off meanwhile is resumed with the same validation."""
+    run.state.validation_due = True
+    save_state(run)
+    validate(run, records)
+    save_state(run)
 
 
 def _step(run: Run, image: Tensor, label: Tensor) -> None:
@@ -153,14 +178,10 @@ def _count(run: Run, loss: Tensor) -> None:
 
 
 def _end_epoch(run: Run, records: RunLog) -> None:
-    training = run.config.training
-    epoch = run.state.step // training.steps_per_epoch
     values = {
-        "loss": run.state.loss_sum / training.steps_per_epoch,
+        "loss": run.state.loss_sum / run.config.training.steps_per_epoch,
         "learning_rate": float(run.optimizer.param_groups[0]["lr"]),
         "elapsed_s": run.pace.elapsed_s,
     }
     records.write(run.state.step, values)
     run.state.loss_sum = 0.0
-    if epoch % training.validate_every == 0 or epoch == 1:
-        validate(run, records)

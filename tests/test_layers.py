@@ -12,8 +12,8 @@ LAYERS = {
     1: ["cli", "__main__"],
     2: ["train", "segment", "batch", "evaluate", "report"],
     3: [
-        "config", "model", "segmenter", "inference", "tiles", "data", "networks", "dicom", "nifti", "phantom",
-        "shipped", "training", "evaluation", "label_files", "device",
+        "config", "model", "segmenter", "inference", "tiles", "tensorfile", "data", "networks", "dicom", "nifti",
+        "phantom", "shipped", "training", "evaluation", "label_files", "device",
     ],
     4: ["losses", "metrics"],
     5: ["labels", "volume", "findings", "files", "yamlfile", "registry"],

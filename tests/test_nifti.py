@@ -283,8 +283,7 @@ def test_nibabel_reads_what_was_written(tmp_path, kind, suffix):
     assert image.header.get_intent()[0] == "none"
     assert image.header.get_xyzt_units() == ("mm", "sec")
     assert (image.header["sform_code"], image.header["qform_code"]) == (1, 1)
-    report, _ = nib.Nifti1Header.diagnose_binaryblock(image.header.binaryblock), None
-    assert report == ""
+    assert nib.Nifti1Header.diagnose_binaryblock(image.header.binaryblock) == ""
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
 
 
@@ -599,12 +598,6 @@ def test_a_voxel_offset_of_64_bits(tmp_path):
 COLOURS = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
-@pytest.mark.skipif(np.dtype("g").itemsize == 8, reason="long double is double here")
-def test_numbers_of_128_bits_are_refused(tmp_path):
-    with pytest.raises(NiftiError, match="export one grey channel"):
-        read_nifti(written_by_nibabel(tmp_path / "a.nii", np.zeros(SHAPE, "g")))
-
-
 @pytest.mark.parametrize("kind", [COLOURS, "c8", "c16"])
 def test_colours_and_complex_numbers_are_refused(tmp_path, kind):
     path = written_by_nibabel(tmp_path / "a.nii.gz", np.zeros(SHAPE, kind))
@@ -612,7 +605,7 @@ def test_colours_and_complex_numbers_are_refused(tmp_path, kind):
         read_nifti(path)
 
 
-@pytest.mark.parametrize("code", [0, 1, 3, 9999, -4])
+@pytest.mark.parametrize("code", [0, 1, 3, 1536, 2048, 2304, 9999, -4])
 def test_unknown_types_are_refused(tmp_path, code):
     with pytest.raises(NiftiError):
         read_nifti(written_by_nibabel(tmp_path / "a.nii", values("u1"), datatype=code))

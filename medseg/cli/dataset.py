@@ -57,13 +57,17 @@ def import_(
         bool,
         typer.Option("--no-root", help="Leave the data folder out; whoever uses the manifest passes --data-root."),
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a manifest and its table of cases that are there already.")
+    ] = False,
 ) -> None:
     """Make a manifest of a data set that is there already.
 
     Reads the layout of the Medical Segmentation Decathlon and that of nnU-Net's
     raw data. The checksum of every file is written down. More than 50 cases go
-    into a CSV file beside the manifest. A manifest that is there already is not
-    replaced: the folds that models were trained on must not change unseen.
+    into a CSV file beside the manifest. What is there already is not replaced
+    without --overwrite: the folds that models were trained on must not change
+    unseen.
 
     [bold]Examples:[/bold]
 
@@ -72,9 +76,11 @@ def import_(
     medseg dataset import Dataset101_Liver -o liver.yaml --patient-regex '^(P[0-9]+)_'
     """
     from medseg.data.importers import ImportOptions, import_folder
-    from medseg.data.manifest import relative_root, save_manifest
+    from medseg.data.manifest import relative_root, save_manifest, table_path
 
-    _require_new_yaml(output)
+    _require_yaml(output)
+    if not overwrite:
+        _require_new(output, table_path(output))
     options = ImportOptions(name=name, patient_regex=patient_regex, folds=folds, seed=seed)
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None, note="")
@@ -133,18 +139,22 @@ def show(manifest: Annotated[str, typer.Argument(help=_MANIFEST_HELP)]) -> None:
     console.print(_summary(facts), _label_table(facts))
 
 
-def _require_new_yaml(output: Path) -> None:
+def _require_yaml(output: Path) -> None:
     if output.suffix not in (".yaml", ".yml"):
         raise UsageError(
             "--output", expected="a name that ends with .yaml", found=output.name, remedy=f"try {output.name}.yaml"
         )
-    if output.exists():
-        raise UsageError(
-            output,
-            expected="a new file",
-            found="one that is there",
-            remedy="choose another name, or delete it first",
-        )
+
+
+def _require_new(*files: Path) -> None:
+    for file in files:
+        if file.exists():
+            raise UsageError(
+                file,
+                expected="a new file",
+                found="one that is there",
+                remedy="choose another name, or pass --overwrite",
+            )
 
 
 def _summary(manifest: Manifest) -> Table:

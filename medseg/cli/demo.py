@@ -19,7 +19,7 @@ _CASES = 20
 def demo(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="New folder for all that is made.")] = Path("medseg_demo"),
-    budget: Annotated[str, typer.Option(help="Wall-clock time of the training.")] = "150s",
+    budget: Annotated[str, typer.Option(help="Wall-clock time of the training.")] = "200s",
 ) -> None:
     """Make a data set, train a 3-D U-Net, segment a DICOM series and measure the result.
 

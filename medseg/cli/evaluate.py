@@ -83,14 +83,15 @@ def _print(result: Evaluation) -> None:
 
 def _table(result: Evaluation) -> Table:
     table = Table(title=f"{len(result.cases)} case(s), means over the cases that hold the label", show_footer=True)
-    table.add_column("label", footer="all labels")
+    names = ["all labels", *(label.name for label in result.summary)]
+    table.add_column("label", footer=names[0], min_width=max(map(len, names)))
     table.add_column("cases", justify="right")
     table.add_column("Dice", justify="right", footer=_figure(result.mean_dice, 3), style="bold")
     table.add_column(f"surface Dice\nat {result.tolerance_mm:g} mm", justify="right")
     table.add_column("HD95\nmm", justify="right")
     table.add_column("ASSD\nmm", justify="right")
     table.add_column("volume\nerror %", justify="right")
-    table.add_column("found in\none only", justify="right")
+    table.add_column("in one\nonly", justify="right")
     for label in result.summary:
         table.add_row(*_cells(label))
     return table

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -55,10 +58,21 @@ def train(
         observer = ProgressObserver(progress)
         result = run_training(experiment, dataset, folder, observer, device=device, budget_s=seconds, resume=resume)
     if result.interrupted:
-        errors.print(f"stopped and saved; go on with: medseg train {config} -o {folder} --resume")
+        options = {"--manifest": manifest, "--data-root": data_root, "--fold": fold, "--budget": budget}
+        command = resume_command(config, folder, options | {"--device": device})
+        errors.print(f"stopped and saved; go on with: {escape(command)}", soft_wrap=True, highlight=False)
         raise typer.Exit(130)
     print_dice(result.dice, "Validation Dice, whole volumes on their own grids")
-    console.print(f"model: {result.model}")
+    console.print(f"model: {escape(str(result.model))}", soft_wrap=True, highlight=False)
+
+
+def resume_command(config: str, folder: Path, options: Mapping[str, object]) -> str:
+    """Return the command that goes on with a run, quoted for a shell; options that are None were not given."""
+    words = ["medseg", "train", config, "-o", str(folder)]
+    for name, value in options.items():
+        if value is not None:
+            words += [name, str(value)]
+    return shlex.join([*words, "--resume"])
 
 
 class ProgressObserver:
@@ -91,20 +105,29 @@ class ProgressObserver:
 
     def validated(self, epoch: int, dice: Mapping[str, float], is_best: bool) -> None:
         """Print one line a validation."""
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in dice.items())
-        mean = sum(dice.values()) / len(dice)
+        from medseg.training.validate import mean_dice
+
+        figures = escape("  ".join(f"{name} {_figure(value, 3)}" for name, value in dice.items()))
+        mean = _figure(mean_dice(dice), 4)
         mark = "  [green]best[/green]" if is_best else ""
-        self._progress.console.print(f"epoch {epoch}: Dice {mean:.4f}  ({figures}){mark}", highlight=False)
+        self._progress.console.print(f"epoch {epoch}: Dice {mean}  ({figures}){mark}", highlight=False)
 
 
 def print_dice(dice: Mapping[str, float], title: str) -> None:
     """Print a table of Dice by label, with the mean."""
+    from medseg.training.validate import mean_dice
+
     table = Table("label", "Dice", title=title)
     for name, value in dice.items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(escape(name), _figure(value, 4))
     table.add_section()
-    table.add_row("mean", f"{sum(dice.values()) / len(dice):.4f}")
+    table.add_row("mean", _figure(mean_dice(dice), 4))
     console.print(table)
+
+
+def _figure(value: float, decimals: int) -> str:
+    """Return a number, or NaN for a label that no case and no prediction holds."""
+    return "NaN" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def parse_time(text: str) -> float:

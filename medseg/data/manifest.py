@@ -32,6 +32,7 @@ __all__ = [
     "read_manifest",
     "relative_root",
     "save_manifest",
+    "table_path",
 ]
 
 MOST_INLINE_CASES = 50
@@ -195,11 +196,16 @@ def save_manifest(path: Path, manifest: Manifest, comment: str = "") -> list[Pat
     if len(manifest.entries) <= MOST_INLINE_CASES:
         dump_yaml(path, tree, comment)
         return [path]
-    table = path.with_name(f"{path.stem}.cases.csv")
+    table = table_path(path)
     write_cases(table, manifest.entries)
     in_table = {"cases_csv" if key == "cases" else key: value for key, value in tree.items()}
     dump_yaml(path, in_table | {"cases_csv": table.name}, comment)
     return [path, table]
+
+
+def table_path(manifest_path: Path) -> Path:
+    """Return where the table of cases of a large manifest lies: ``NAME.cases.csv`` beside ``NAME.yaml``."""
+    return manifest_path.with_name(f"{manifest_path.stem}.cases.csv")
 
 
 def relative_root(root: Path, manifest_path: Path) -> str | None:

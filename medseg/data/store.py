@@ -46,15 +46,15 @@ class StoredCase:
     id: str
     folder: Path
 
-    @cached_property
+    @property
     def image(self) -> NDArray[np.float32]:
-        """The image (C, i, j, k), memory-mapped."""
+        """The image (C, i, j, k), memory-mapped anew: a process may not keep a map open for every case."""
         image: NDArray[np.float32] = np.load(self.folder / "image.npy", mmap_mode="r")
         return image
 
-    @cached_property
+    @property
     def label(self) -> NDArray[np.integer[Any]]:
-        """Class indices (i, j, k), memory-mapped."""
+        """Class indices (i, j, k), memory-mapped anew."""
         label: NDArray[np.integer[Any]] = np.load(self.folder / "label.npy", mmap_mode="r")
         return label
 
@@ -64,25 +64,32 @@ class StoredCase:
         affine = np.array(json.loads((self.folder / _MARKER).read_text())["affine"])
         return Grid(self.shape, affine)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Size of the preprocessed case."""
         i, j, k = self.label.shape
         return i, j, k
 
-    @cached_property
+    @property
     def _voxels(self) -> NDArray[np.int32]:
-        voxels: NDArray[np.int32] = np.load(self.folder / "voxels.npy")
+        voxels: NDArray[np.int32] = np.load(self.folder / "voxels.npy", mmap_mode="r")
         return voxels
+
+    @cached_property
+    def _spans(self) -> dict[int, slice]:
+        """The rows of each class in the list of voxels, which is ordered by class."""
+        classes, first = np.unique(self._voxels[:, 0], return_index=True)
+        ends = [*first[1:], len(self._voxels)]
+        return {int(c): slice(int(a), int(b)) for c, a, b in zip(classes, first, ends, strict=True)}
 
     @cached_property
     def classes(self) -> NDArray[np.int32]:
         """The foreground classes that are present."""
-        return np.unique(self._voxels[:, 0])
+        return np.array(list(self._spans), dtype=np.int32)
 
     def voxels_of(self, class_index: int) -> NDArray[np.int32]:
-        """Return at most 10,000 voxel indices (n, 3) of one class."""
-        return self._voxels[self._voxels[:, 0] == class_index, 1:]
+        """Return at most 10,000 voxel indices (n, 3) of one class, memory-mapped."""
+        return self._voxels[self._spans.get(class_index, slice(0)), 1:]
 
     def patch(self, corner: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Copy a patch; what reaches outside the case is 0, the mean and the background.
@@ -94,15 +101,16 @@ class StoredCase:
         Returns:
             Image float32 (C, *size) and class indices int64 (*size).
         """
-        image = torch.zeros((self.image.shape[0], *size))
+        stored_image, stored_label = self.image, self.label
+        image = torch.zeros((stored_image.shape[0], *size))
         label = torch.zeros(tuple(size), dtype=torch.int64)
         spans = [
             (max(c, 0), max(c, 0, min(c + s, n))) for c, s, n in zip(corner, size, self.shape, strict=True)
         ]  # first voxel and the one after the last; empty where the patch lies outside
         source = tuple(slice(first, end) for first, end in spans)
         target = tuple(slice(first - c, end - c) for (first, end), c in zip(spans, corner, strict=True))
-        image[(slice(None), *target)] = torch.from_numpy(np.array(self.image[(slice(None), *source)]))
-        label[target] = torch.from_numpy(self.label[source].astype(np.int64))
+        image[(slice(None), *target)] = torch.from_numpy(np.array(stored_image[(slice(None), *source)]))
+        label[target] = torch.from_numpy(stored_label[source].astype(np.int64))
         return image, label
 
     def whole(self) -> Prepared:
@@ -181,7 +189,6 @@ def _write(case: StoredCase, prepared: Prepared) -> None:
         raise ValueError("a stored case has a label")
     classes = prepared.label.numpy()
     kind = np.uint8 if classes.max() < 256 else np.uint16
-    case.folder.mkdir(parents=True, exist_ok=True)
     arrays = {
         "image.npy": prepared.image.numpy(),
         "label.npy": classes.astype(kind),

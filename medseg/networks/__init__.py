@@ -1,4 +1,7 @@
-"""Networks by name. Input (B, C, *spatial), output logits (B, K, *spatial) of the same size for any size."""
+"""Networks by name. Input (B, C, *spatial), output logits (B, K, *spatial) of the same size for any size.
+
+Each has ``multiple``: the number of voxels along each axis that become one where it is coarsest.
+"""
 
 from __future__ import annotations
 

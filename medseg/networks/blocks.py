@@ -91,9 +91,12 @@ def pad_to_multiple(x: Tensor, multiple: Sequence[int]) -> tuple[Tensor, tuple[s
 
 
 def init_he(module: nn.Module) -> None:
-    """Initialise the convolutions below `module` as He et al. 2015 (arXiv:1502.01852), biases at zero."""
+    """Initialise the convolutions below `module` as He et al. 2015 (arXiv:1502.01852), biases at zero.
+
+    On torch's meta device, where a network is built only to see whether it can be, there is nothing to initialise.
+    """
     for layer in module.modules():
-        if isinstance(layer, _CONVOLUTIONS):
+        if isinstance(layer, _CONVOLUTIONS) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight, a=_LEAK)
             if layer.bias is not None:
                 with torch.no_grad():

@@ -44,7 +44,8 @@ class UNet(nn.Module):
         dropout: Probability of dropping a channel of the two deepest stages, while training.
 
     Raises:
-        UsageError: The lists do not have one entry a stage (kernels) or between two stages (strides).
+        UsageError: The lists do not have one entry a stage (kernels) or between two stages (strides), a kernel is
+            even, there are no channels, or the dropout is no probability below 1.
 
     Source: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597); Çiçek et al. 2016 (arXiv:1606.06650). Padded
     convolutions with normalisation, as became usual since.
@@ -65,8 +66,9 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         depth = len(channels)
-        kernels = kernel_sizes or ((3,) * spatial_dims,) * depth
-        self.strides = strides or ((2,) * spatial_dims,) * (depth - 1)
+        kernels = ((3,) * spatial_dims,) * depth if kernel_sizes is None else kernel_sizes
+        self.strides = ((2,) * spatial_dims,) * (depth - 1) if strides is None else strides
+        _check_numbers(channels, kernels, dropout)
         _check_stages("kernel_sizes", kernels, depth, spatial_dims)
         _check_stages("strides", self.strides, depth - 1, spatial_dims)
 
@@ -103,6 +105,21 @@ class UNet(nn.Module):
         for level in reversed(range(len(skips))):
             x = self.decoder[level](torch.cat((skips[level], self.ups[level](x)), dim=1))
         return self.head(x)[crop]  # type: ignore[no-any-return]
+
+
+def _check_numbers(channels: Sizes, kernels: tuple[Sizes, ...], dropout: float) -> None:
+    for field, right, expected, found in (
+        ("channels", channels and min(channels) >= 1, "one positive number a stage", list(channels)),
+        (
+            "kernel_sizes",
+            all(size % 2 == 1 for kernel in kernels for size in kernel),
+            "odd numbers, which keep the size",
+            [list(kernel) for kernel in kernels],
+        ),
+        ("dropout", 0 <= dropout < 1, "a probability from 0 to below 1", dropout),
+    ):
+        if not right:
+            raise UsageError(f"network.{field}", expected=expected, found=str(found), remedy="correct it")
 
 
 def _check_stages(field: str, values: tuple[Sizes, ...], count: int, spatial_dims: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg.dicom.write import write_series
 from medseg.errors import UsageError
-from medseg.files import write_text
+from medseg.files import make_folder, write_text
 from medseg.labels import LabelMap
 from medseg.nifti import write_nifti
 from medseg.phantom.labels import TORSO_LABELS
@@ -53,7 +53,7 @@ def write_dataset(
     """
     if cases < 1:
         raise UsageError("cases", expected="1 or more", found=str(cases), remedy="ask for at least one case")
-    description = folder / DATASET_FILE
+    description = make_folder(folder) / DATASET_FILE
     description.unlink(missing_ok=True)
     for case in range(cases):
         image, labels = draw_torso(case_seed(seed, case), spacing_mm, modality)

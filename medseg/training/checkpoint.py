@@ -5,19 +5,16 @@ Random draws need no state: each is keyed by seed and step.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from medseg.errors import ModelError
-from medseg.files import atomic_path
+from medseg.tensorfile import save_tensors
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _METADATA_KEY = "medseg"
@@ -29,22 +26,32 @@ class TrainState(BaseModel):
     Attributes:
         step: Steps done.
         validated_step: Step of the last validation.
+        validation_due: A validation comes before the next step; it was not done when the state was saved.
         loss_sum: Of the steps of the current epoch.
         spent_s: Wall-clock seconds.
+        setup_s: Of these, what measuring and preprocessing took.
+        reserve_s: Seconds to keep for what comes after the last step, or None before it is known.
+        budget_s: Wall-clock seconds that the run may take, or None.
         best_dice: Best mean validation Dice so far, or None before the first validation.
         scaler: State of the gradient scaler (fp16 only).
         config_sha256: Of the configuration that the run belongs to.
+        data_sha256: Of the training and the validation cases that the run belongs to.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     step: int = 0
     validated_step: int | None = None
+    validation_due: bool = False
     loss_sum: float = 0.0
     spent_s: float = 0.0
+    setup_s: float = 0.0
+    reserve_s: float | None = None
+    budget_s: float | None = None
     best_dice: float | None = None
     scaler: dict[str, Any] = {}
     config_sha256: str = ""
+    data_sha256: tuple[str, str] = ("", "")
 
 
 def save_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
@@ -55,31 +62,44 @@ def save_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optim
     """
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     tensors |= _flat(optimizer)
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(contiguous, temporary, metadata={_METADATA_KEY: state.model_dump_json()})
+    save_tensors(path, tensors, {_METADATA_KEY: state.model_dump_json()})
 
 
-def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
-    """Read a checkpoint into a network and its optimizer.
+def read_state(path: Path) -> TrainState:
+    """Read the counters of a checkpoint, without its tensors.
+
+    Raises:
+        ModelError: The file is missing or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return TrainState.model_validate_json((file.metadata() or {}).get(_METADATA_KEY, ""))
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise _unusable(path, error) from error
+
+
+def load_tensors(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Read the tensors of a checkpoint into a network and its optimizer.
 
     Raises:
         ModelError: The file is missing, damaged, or of another network.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            state = TrainState.model_validate_json((file.metadata() or {}).get(_METADATA_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         network.load_state_dict(_under("network.", tensors))
         optimizer.load_state_dict(_unflat(_under("optimizer.", tensors), optimizer))
     except (OSError, safetensors.SafetensorError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            path,
-            expected="a checkpoint of this run",
-            found=str(error).splitlines()[0],
-            remedy="start a new run in another folder",
-        ) from error
-    return state
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        path,
+        expected="a checkpoint of this run",
+        found=str(error).splitlines()[0],
+        remedy="start a new run in another folder",
+    )
 
 
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -103,9 +123,3 @@ def _unflat(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dic
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def config_digest(config: BaseModel) -> str:
-    """Return the SHA-256 of a configuration's content, whatever its file looks like."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,16 +19,13 @@ from medseg.data.manifest import Case, Dataset
 from medseg.data.sampler import PatchSampler
 from medseg.data.store import StoredCase, build_store, read_case
 from medseg.device import pick_device, pick_precision, place
-from medseg.errors import TrainingError, UsageError
-from medseg.files import make_folder
+from medseg.errors import TrainingError
 from medseg.losses import build_loss
 from medseg.model import ModelPackage, Provenance
-from medseg.training.checkpoint import CHECKPOINT_FILE, TrainState, config_digest, load_checkpoint, save_checkpoint
-from medseg.training.runlog import METRICS_FILE
+from medseg.training.checkpoint import CHECKPOINT_FILE, TrainState, load_tensors, save_checkpoint
+from medseg.training.folder import check_data, data_digest, open_folder
 from medseg.training.schedule import Pace, make_optimizer
-from medseg.yamlfile import dump_yaml
 
-CONFIG_FILE = "config.yaml"
 MODEL_FOLDER = "model"
 _STORE_FOLDER = "store"
 _WORKERS = {"cpu": 1, "cuda": 4}
@@ -100,8 +95,11 @@ def set_up(
     target = pick_device(device)
     pace = Pace(config.training.epochs * config.training.steps_per_epoch, budget_s)
     training, validation = dataset.fold(config.data.fold)
-    _open_folder(folder, config, resume)
-    package = _draft_package(config, dataset, _measure(training, observer), training)
+    config.check_channels(len(dataset.channels))
+    state = open_folder(folder, config, resume=resume)
+    digests = data_digest(training, dataset.labels), data_digest(validation, dataset.labels)
+    check_data(folder, state, digests, resume=resume)
+    package = _draft_package(config, dataset, _measure(training, observer), state)
     learnt, held_out = (
         build_store(
             folder / _STORE_FOLDER,
@@ -127,11 +125,12 @@ def set_up(
         scaler=torch.amp.GradScaler(target.type, enabled=fp16),
         loader=_loader(config, learnt, target),
         validation=list(zip(validation, held_out, strict=True)),
-        state=TrainState(config_sha256=config_digest(config)),
+        state=state,
         observer=observer,
     )
     if resume:
-        _resume(run)
+        _load(run)
+    _begin(run)
     return run
 
 
@@ -143,43 +142,24 @@ def save_state(run: Run) -> None:
         TrainingError: The loss is not finite.
     """
     run.sum_losses()
-    run.state.spent_s = run.pace.elapsed_s
+    run.state.spent_s, run.state.setup_s = run.pace.elapsed_s, run.pace.setup_s
+    run.state.reserve_s, run.state.budget_s = run.pace.reserve_s, run.pace.budget_s
     run.state.scaler = run.scaler.state_dict()
     save_checkpoint(run.folder / CHECKPOINT_FILE, run.network, run.optimizer, run.state)
 
 
-def _resume(run: Run) -> None:
-    state = load_checkpoint(run.folder / CHECKPOINT_FILE, run.network, run.optimizer)
-    if state.config_sha256 != run.state.config_sha256:
-        raise UsageError(
-            run.folder,
-            expected="the configuration that the run was started with",
-            found="another one",
-            remedy=f"use {run.folder / CONFIG_FILE}, or start a new run in another folder",
-        )
-    run.state = state
-    run.pace.spent_s = state.spent_s
-    if state.scaler:
-        run.scaler.load_state_dict(state.scaler)
+def _load(run: Run) -> None:
+    """Read the tensors of the checkpoint that the run's state comes from."""
+    load_tensors(run.folder / CHECKPOINT_FILE, run.network, run.optimizer)
+    if run.state.scaler:
+        run.scaler.load_state_dict(run.state.scaler)
 
 
-def _open_folder(folder: Path, config: ExperimentConfig, resume: bool) -> None:
-    """Make the run folder, or find the run to resume in it."""
-    there = (folder / CHECKPOINT_FILE).is_file()
-    if resume and not there:
-        raise UsageError(
-            folder, expected="a run to resume", found=f"no {CHECKPOINT_FILE}", remedy="leave out --resume"
-        )
-    if not resume and (there or (folder / METRICS_FILE).is_file()):
-        raise UsageError(
-            folder,
-            expected="a new run folder",
-            found="an earlier run",
-            remedy="pass --resume to go on with it, or choose another folder with -o",
-        )
-    make_folder(folder)
-    if not resume:
-        dump_yaml(folder / CONFIG_FILE, config.model_dump(mode="json"))
+def _begin(run: Run) -> None:
+    """Let the clock count what comes now as training; a resumed run keeps its budget unless another is given."""
+    if run.pace.budget_s is None:
+        run.pace.budget_s = run.state.budget_s
+    run.pace.begin(spent_s=run.state.spent_s, setup_s=run.state.setup_s, reserve_s=run.state.reserve_s)
 
 
 def _measure(cases: Sequence[Case], observer: Observer) -> Fingerprint:
@@ -192,10 +172,9 @@ def _measure(cases: Sequence[Case], observer: Observer) -> Fingerprint:
 
 
 def _draft_package(
-    config: ExperimentConfig, dataset: Dataset, fingerprint: Fingerprint, cases: Sequence[Case]
+    config: ExperimentConfig, dataset: Dataset, fingerprint: Fingerprint, state: TrainState
 ) -> ModelPackage:
     """Return the package as far as it is known before training."""
-    checksums = [[case.id, *case.image_sha256, case.label_sha256] for case in cases]
     return ModelPackage(
         name=config.name,
         modalities=tuple(channel.modality.value for channel in dataset.channels),
@@ -208,10 +187,10 @@ def _draft_package(
             medseg_version=__version__,
             created="",
             dataset=dataset.name,
-            config_sha256=config_digest(config),
-            data_sha256=hashlib.sha256(json.dumps(checksums).encode()).hexdigest(),
+            config_sha256=state.config_sha256,
+            data_sha256=state.data_sha256[0],
             fold=config.data.fold,
-            training_cases=len(cases),
+            training_cases=fingerprint.cases,
             validation_dice={},
         ),
     )

@@ -9,9 +9,10 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from medseg.files import storage_error
+from medseg.files import storage_error, write_text
 
 METRICS_FILE = "metrics.jsonl"
+VALIDATED = "dice"  # the key that a record of a validation has
 
 
 class RunLog:
@@ -20,11 +21,12 @@ class RunLog:
     Args:
         folder: Of the run.
         step: Records of later steps, left by a run that was cut off, are dropped.
+        validated_step: Likewise for the records of validations; None drops all of them.
     """
 
-    def __init__(self, folder: Path, step: int = 0) -> None:
+    def __init__(self, folder: Path, step: int = 0, validated_step: int | None = None) -> None:
         self._path = folder / METRICS_FILE
-        self._keep_until(step)
+        self._keep_until(step, -1 if validated_step is None else validated_step)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def __enter__(self) -> RunLog:
@@ -51,9 +53,10 @@ class RunLog:
             if value is not None:
                 self._board.add_scalar(key, value, step)
 
-    def _keep_until(self, step: int) -> None:
+    def _keep_until(self, step: int, validated_step: int) -> None:
         if not self._path.is_file():
             return
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        kept = [item for item in records if item["step"] <= (validated_step if VALIDATED in item else step)]
+        write_text(self._path, "".join(json.dumps(item) + "\n" for item in kept))

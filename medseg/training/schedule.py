@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 _POLY_POWER = 0.9
+_FIRST_RESERVE = 0.2  # of the time after set-up, until a validation was timed
 
 
 @dataclass
@@ -21,12 +22,14 @@ class Pace:
         total_steps: Number of steps without a budget.
         budget_s: Seconds that the whole run may take, or None.
         spent_s: Seconds that earlier parts of a resumed run took.
+        setup_s: Seconds that went into measuring and preprocessing, in all parts.
         reserve_s: Seconds of the budget to keep for what comes after the last step.
     """
 
     total_steps: int
     budget_s: float | None = None
     spent_s: float = 0.0
+    setup_s: float = 0.0
     reserve_s: float = 0.0
     _start: float = field(default_factory=time.monotonic)
 
@@ -39,7 +42,24 @@ class Pace:
         """Return the share done, 0 to 1, after `step` steps."""
         if self.budget_s is None:
             return min(1.0, step / self.total_steps)
-        return min(1.0, self.elapsed_s / max(self.budget_s - self.reserve_s, 1e-3))
+        available_s = self.budget_s - self.reserve_s - self.setup_s
+        if available_s <= 0:
+            return 1.0
+        return min(1.0, max(0.0, self.elapsed_s - self.setup_s) / available_s)
+
+    def begin(self, *, spent_s: float, setup_s: float, reserve_s: float | None) -> None:
+        """Say that this part's set-up is over.
+
+        Args:
+            spent_s: Seconds that earlier parts of the run took.
+            setup_s: Seconds of them that were set-up.
+            reserve_s: As earlier parts knew it, or None: a share of the budget.
+        """
+        self.setup_s = setup_s + time.monotonic() - self._start
+        self.spent_s = spent_s
+        if not reserve_s and self.budget_s is not None:
+            reserve_s = _FIRST_RESERVE * max(0.0, self.budget_s - self.setup_s)
+        self.reserve_s = reserve_s or 0.0
 
 
 def rate_factor(fraction: float, schedule: Literal["cosine", "poly"], warmup: float) -> float:

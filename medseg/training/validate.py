@@ -14,9 +14,9 @@ from medseg.metrics import dice_per_label
 from medseg.model import load_networks, load_package
 from medseg.segmenter import Segmenter
 from medseg.training.run import MODEL_FOLDER, Run
-from medseg.training.runlog import RunLog
+from medseg.training.runlog import VALIDATED, RunLog
 
-_RESERVE_FACTOR = 1.5  # the last validation reads files and mirrors, the ones on the way do not
+_FINAL_FACTOR = 1.5  # the final validation reads files and mirrors, the ones on the way do not
 _RESERVE_S = 5.0
 
 
@@ -41,10 +41,11 @@ def validate(run: Run, records: RunLog) -> None:
         run.state.best_dice = mean if math.isfinite(mean) else None
         _save_model(run, dice)
     run.state.validated_step = run.state.step
-    records.write(run.state.step, {"dice": mean} | {f"dice/{name}": value for name, value in dice.items()})
+    run.state.validation_due = False
+    records.write(run.state.step, {VALIDATED: mean} | {f"dice/{name}": value for name, value in dice.items()})
     run.observer.validated(run.state.step // run.config.training.steps_per_epoch, dice, is_best)
     flips = 2 ** len(run.package.inference.mirror_axes)
-    run.pace.reserve_s = _RESERVE_FACTOR * flips * (time.monotonic() - start) + _RESERVE_S
+    run.pace.reserve_s = (1 + _FINAL_FACTOR * flips) * (time.monotonic() - start) + _RESERVE_S
 
 
 def validate_best(run: Run) -> dict[str, float]:

@@ -1,0 +1,107 @@
+"""The run folder: a new one, or that of the run to resume, which has the same configuration and the same data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from medseg.config import ExperimentConfig
+from medseg.data.manifest import Case
+from medseg.errors import UsageError
+from medseg.files import make_folder, sha256_of
+from medseg.labels import LabelSet
+from medseg.training.checkpoint import CHECKPOINT_FILE, TrainState, read_state
+from medseg.yamlfile import dump_yaml
+
+CONFIG_FILE = "config.yaml"
+
+
+def open_folder(folder: Path, config: ExperimentConfig, *, resume: bool) -> TrainState:
+    """Make the folder of a new run, or find the run to resume in it.
+
+    Returns:
+        Where the run stands.
+
+    Raises:
+        UsageError: The folder holds an earlier run, none to resume, or one of another configuration.
+        ModelError: The checkpoint to resume from is damaged.
+        StorageError: The folder cannot be written to.
+    """
+    file, digest = folder / CHECKPOINT_FILE, config_digest(config)
+    there = file.is_file()
+    if there != resume:
+        found, remedy = (
+            ("an earlier run", "pass --resume to go on with it, or choose another folder with -o")
+            if there
+            else (f"no {CHECKPOINT_FILE}", "leave out --resume")
+        )
+        raise UsageError(
+            folder, expected="a run to resume" if resume else "a new run folder", found=found, remedy=remedy
+        )
+    if resume:
+        state = read_state(file)
+        remedy = f"use {folder / CONFIG_FILE}, or start a new run in another folder"
+        _require_same(folder, "configuration", state.config_sha256 == digest, remedy)
+        return state
+    make_folder(folder)
+    dump_yaml(folder / CONFIG_FILE, config.model_dump(mode="json"))
+    return TrainState(config_sha256=digest)
+
+
+def check_data(folder: Path, state: TrainState, digests: tuple[str, str], *, resume: bool) -> None:
+    """Remember what a new run learns from and is validated on; refuse to resume on anything else.
+
+    Args:
+        folder: Of the run.
+        state: Of the run.
+        digests: `data_digest` of the training and of the validation cases.
+        resume: The run is an earlier one.
+
+    Raises:
+        UsageError: The cases, their files or the labels are not those of the run.
+    """
+    if resume:
+        _require_same(folder, "data", state.data_sha256 == digests, "start a new run in another folder")
+    state.data_sha256 = digests
+
+
+def config_digest(config: BaseModel) -> str:
+    """Return the SHA-256 of a configuration's content, whatever its file looks like."""
+    return _digest(config.model_dump(mode="json"))
+
+
+def data_digest(cases: Sequence[Case], labels: LabelSet) -> str:
+    """Return the SHA-256 of the cases' ids, the checksums of their files and the label values.
+
+    Checksums that the manifest does not give are computed.
+    """
+    facts = [[case.id, _checksums(case)] for case in cases]
+    return _digest({"labels": labels.indices, "cases": facts})
+
+
+def _checksums(case: Case) -> list[str]:
+    images = case.image_sha256 or [_checksum(path) for path in case.images]
+    label = case.label_sha256 or (_checksum(case.label) if case.label else "")
+    return [*images, label]
+
+
+def _checksum(file: Path) -> str:
+    try:
+        return sha256_of(file)
+    except OSError:  # measuring the case says what is wrong with the file
+        return ""
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _require_same(folder: Path, what: str, same: bool, remedy: str) -> None:
+    if not same:
+        raise UsageError(
+            folder, expected=f"the {what} that the run was started with", found="another one", remedy=remedy
+        )
