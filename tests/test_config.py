@@ -1,12 +1,17 @@
 """Training configurations: every mistake of a file is reported at once, with its line and the nearest key."""
 
+import re
+
 import pytest
+import torch
 
 from medseg.config import load_config
 from medseg.errors import ConfigError, UsageError
 from medseg.shipped import Shelf, find_yaml
+from tests.builders import tiny_config
 
 GOOD = find_yaml("torso_unet3d", Shelf.CONFIGS).read_text()
+(PATCH,) = re.findall(r"patch_size: .*", GOOD)
 
 
 def problems(tmp_path, *changes: tuple[str, str]) -> list[str]:
@@ -50,7 +55,7 @@ def test_all_misspelt_keys_at_once_with_their_lines_and_the_nearest_key(tmp_path
         (("flip_axes: []", "flip_axes: [3]"), "flip_axes [3] must lie in 0..2"),
         (("overlap: 0.5", "tile_size: [32, 32]"), "tile_size has 2 sizes, training.patch_size 3"),
         (("[-200, 400]", "[400, -200]"), "clip_hu must rise"),
-        (("patch_size: [64, 40, 48]", "patch_size: [64]"), "two or three sizes"),
+        ((PATCH, "patch_size: [64]"), "two or three sizes"),
         (("  batch_size: 2\n", "  batch_size: 2\n  batch_size: 3\n"), "duplicate key"),
     ],
 )
@@ -66,7 +71,53 @@ def test_a_name_that_is_nearly_right(tmp_path):
 
 def test_two_patch_sizes_make_a_two_dimensional_network(tmp_path):
     file = tmp_path / "x.yaml"
-    file.write_text(GOOD.replace("patch_size: [64, 40, 48]", "patch_size: [64, 40]"))
+    file.write_text(GOOD.replace(PATCH, "patch_size: [64, 40]"))
     config = load_config(str(file))
     assert config.spatial_dims == 2
     assert config.window().tile_size == (64, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("channels: [16, 32, 64, 128]", "channels: []"), "network.channels: expected one positive number a stage"),
+        (("channels: [16, 32, 64, 128]", "channels: [16, 0]"), "network.channels"),
+        (("norm: batch", "dropout: 1.0"), "network.dropout: expected a probability from 0 to below 1"),
+        (("norm: batch", "dropout: -0.1"), "network.dropout"),
+        (
+            ("channels: [16, 32, 64, 128]", "channels: [16, 32]\n  kernel_sizes: [[3, 3, 3], [3, 2, 3]]"),
+            "network.kernel_sizes: expected odd numbers",
+        ),
+        (("norm: batch", "strides: [[2, 2, 2]]"), "network.strides: expected 3 entries"),
+        (("overlap: 0.5", "tile_size: [32, 32, 0]"), "inference.tile_size"),
+    ],
+)
+def test_networks_that_cannot_be_built(tmp_path, change, message):
+    (problem,) = problems(tmp_path, change)
+    assert message in problem
+
+
+@pytest.mark.parametrize(("norm", "batch", "fits"), [
+    ("instance", 2, False), ("batch", 1, False), ("batch", 2, True), ("group", 1, True),
+])  # fmt: skip
+def test_a_patch_of_which_one_voxel_is_left_is_refused_with_one_that_works(tmp_path, norm, batch, fits):
+    file = tmp_path / "x.yaml"
+    changed = GOOD.replace("norm: batch", f"norm: {norm}").replace("batch_size: 2", f"batch_size: {batch}")
+    file.write_text(changed.replace(PATCH, "patch_size: [8, 8, 6]"))
+    if fits:
+        load_config(str(file))
+    else:
+        with pytest.raises(ConfigError, match=r"one voxel is left; try \[16, 16, 16\]"):
+            load_config(str(file))
+        file.write_text(changed.replace(PATCH, "patch_size: [16, 16, 16]"))
+    config = load_config(str(file))
+    network = config.network_spec(1, 2).build().train()
+    network(torch.zeros(batch, 1, *config.training.patch_size))
+
+
+def test_rules_must_be_one_or_one_a_channel():
+    two = tiny_config().preprocessing.model_copy(update={"intensity": tiny_config().preprocessing.intensity * 2})
+    config = tiny_config().model_copy(update={"preprocessing": two})
+    config.check_channels(2)
+    with pytest.raises(UsageError, match="expected one rule, or one for each of 3 channels, found 2 rules"):
+        config.check_channels(3)

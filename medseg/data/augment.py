@@ -105,12 +105,12 @@ def augment(image: Tensor, label: Tensor, draws: Sequence[Draw]) -> tuple[Tensor
     """Change a batch of patches.
 
     Args:
-        image: float32 (B, C, *spatial); may be overwritten.
-        label: Class indices (B, *spatial).
+        image: float32 (B, C, *spatial); overwritten.
+        label: Class indices (B, *spatial); overwritten.
         draws: One a patch.
 
     Returns:
-        New image and label of the same sizes; labels take the nearest value, and background from outside.
+        Image and label of the same sizes; labels take the nearest value, and background from outside.
     """
     moved = [n for n, d in enumerate(draws) if d.affine is not None]
     if moved:
@@ -127,7 +127,6 @@ def _move(image: Tensor, label: Tensor, draws: Sequence[Draw], moved: list[int])
     matrices = np.stack([d.affine for d in draws if d.affine is not None])
     theta = torch.from_numpy(matrices).to(image)  # (moved, dims, dims + 1)
     grid = F.affine_grid(theta, [len(moved), 1, *image.shape[2:]], align_corners=False)
-    image, label = image.clone(), label.clone()
     image[moved] = F.grid_sample(image[moved], grid, padding_mode="border", align_corners=False)
     values = label[moved][:, None].to(image)
     nearest = F.grid_sample(values, grid, mode="nearest", padding_mode="zeros", align_corners=False)

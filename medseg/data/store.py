@@ -78,9 +78,8 @@ class StoredCase:
     @cached_property
     def _spans(self) -> dict[int, slice]:
         """The rows of each class in the list of voxels, which is ordered by class."""
-        classes, first = np.unique(self._voxels[:, 0], return_index=True)
-        ends = [*first[1:], len(self._voxels)]
-        return {int(c): slice(int(a), int(b)) for c, a, b in zip(classes, first, ends, strict=True)}
+        classes, first, count = np.unique(self._voxels[:, 0], return_index=True, return_counts=True)
+        return {int(c): slice(int(a), int(a + n)) for c, a, n in zip(classes, first, count, strict=True)}
 
     @cached_property
     def classes(self) -> NDArray[np.int32]:

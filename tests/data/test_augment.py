@@ -67,7 +67,7 @@ def test_the_same_key_draws_the_same_and_another_key_another():
     one, two = (draw(a, (1, 2, 3), (5, 6, 7)) for _ in range(2))
     np.testing.assert_array_equal(one.affine, two.affine)
     assert replace(one, affine=None) == replace(two, affine=None)
-    others = [draw(a, (1, 2, 3), key) for key in [(5, 6, 7), (6, 5, 7), (5, 7, 6), (5, 6, 8), (0, 0, 0)]]
+    others = [draw(a, (1, 2, 3), key) for key in [(5, 6, 7), (4, 6, 7), (5, 7, 6), (5, 6, 8), (5, 5, 7)]]
     assert len({d.brightness for d in others}) == len({d.noise_seed for d in others}) == 5
 
 
@@ -105,7 +105,7 @@ def test_how_often_and_how_strong():
 
 @pytest.mark.parametrize("extent", [(10.0, 10.0), (40.0, 25.0), (8.0, 8.0, 8.0), (160.0, 90.0, 30.0)])
 def test_a_drawn_matrix_is_a_rotation_and_a_scale_in_mm_within_the_limits(extent):
-    a = only(affine_probability=1.0, rotation_degrees=20, scale=(0.8, 1.25))
+    a = only(affine_probability=1.0, rotation_degrees=20, scale=(0.9, 1.5))
     scales = []
     for index in range(100):
         matrix = in_mm(draw(a, extent, (0, 0, index)), extent)
@@ -116,8 +116,8 @@ def test_a_drawn_matrix_is_a_rotation_and_a_scale_in_mm_within_the_limits(extent
         degrees = np.rad2deg(np.arccos(np.clip((np.trace(turn) - (len(extent) - 2)) / 2, -1, 1)))
         assert degrees <= 20 * (1 if len(extent) == 2 else 3) + 1e-6
         scales.append(scale)
-    assert 0.8 <= min(scales) < 0.85
-    assert 1.18 < max(scales) <= 1.25
+    assert 0.9 <= min(scales) < 0.95
+    assert 1.42 < max(scales) <= 1.5
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,6 @@ def test_the_summary_is_numpys_over_all_cases():
 
 
 def test_large_values_keep_their_spread():
-    """float32 sums would lose it."""
     image, label = case(shape=(40, 30, 20))
     shifted = Volume(image.array / 100 + 30_000, image.affine)
     (seen,) = summarize([measure_case([shifted], label)] * 20).foreground

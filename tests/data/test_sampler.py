@@ -42,7 +42,7 @@ def make_case(folder: Path, number: int) -> StoredCase:
     label = np.zeros(SIZE, int)
     label[3:5, 8, 8] = 1
     label[12, 9:12, 7] = 2
-    return stored_case(folder / str(number), image[None], label, (1.0, 1.0, 2.0))
+    return stored_case(folder / str(number), image[None], label, (1.0, 1.0, 1.0 + number))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,25 @@ def test_the_same_seed_epoch_and_index_give_the_same_patch(cases):
         for seed, epoch, index in [(3, 2, 7), (4, 2, 7), (3, 1, 7), (3, 2, 8), (2, 3, 7)]
     ]
     assert len({(number_of(x), corner_of(x)) for x in images}) == 5
+
+
+def test_places_change_with_seed_epoch_and_index_whatever_the_case(cases):
+    corners = {
+        corner_of(PatchSampler(cases[:1], (3, 3, 3), 0.0, seed).sample(epoch, index)[0])
+        for seed in range(3)
+        for epoch in range(3)
+        for index in range(3)
+    }
+    assert len(corners) >= 25
+
+
+def test_a_batch_is_its_patches_in_order(cases):
+    sampler = PatchSampler(cases, (8, 8, 8), 0.5, seed=0)
+    images, labels = sampler.batch(1, 4, 3)
+    for n in range(3):
+        image, label = sampler.sample(1, 4 + n)
+        assert torch.equal(images[n], image)
+        assert torch.equal(labels[n], label)
 
 
 def test_every_case_comes_once_a_round_in_an_order_that_changes(cases):
@@ -126,6 +145,12 @@ def test_every_class_is_chosen_as_often_however_small(tmp_path):
     chosen = [int(sampler.sample(0, index)[1]) for index in range(400)]
     assert set(chosen) == {1, 2}
     assert chosen.count(2) == pytest.approx(200, abs=50)  # five standard deviations
+
+
+def test_every_voxel_of_a_class_may_be_the_centre(cases):
+    sampler = PatchSampler(cases[:1], (1, 1, 1), 1.0, seed=0)
+    places = {corner_of(sampler.sample(0, index)[0]) for index in range(150)}
+    assert places == {tuple(voxel) for voxel in np.argwhere(cases[0].label).tolist()}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -212,7 +237,10 @@ def test_steps_are_counted_through_epochs(cases):
 def test_batches_are_augmented_by_their_own_keys_and_their_size_in_mm(cases):
     sampler = PatchSampler(cases, (8, 8, 6), 0.5, seed=5)
     (image, label) = take(loader(cases).batches(4), 1)[0]
-    draws = [draw(EVERYTHING, (8.0, 8.0, 12.0), (5, 1, index)) for index in (2, 3)]
+    thickness = [1.0 + int(sampler.case(1, index).id) for index in (2, 3)]
+    assert len(set(thickness)) == 2
+    extents = [(8.0, 8.0, 6 * mm) for mm in thickness]
+    draws = [draw(EVERYTHING, extent, (5, 1, index)) for extent, index in zip(extents, (2, 3), strict=True)]
     expected = augment(*sampler.batch(1, 2, 2), draws)
     assert torch.equal(image, expected[0])
     assert torch.equal(label, expected[1])
@@ -242,16 +270,40 @@ def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_threads(cases):
     assert threading.active_count() == before
 
 
-def test_closing_ends_the_threads_and_reads_no_further(cases):
-    read: list[int] = []
+class Gated(PatchSampler):
+    """Reads the first batch at once, the others only when the gate is open."""
 
-    class Counting(PatchSampler):
-        def sample(self, epoch, index):
-            read.append(index)
-            time.sleep(0.005)
-            return super().sample(epoch, index)
+    def __init__(self, cases: list[StoredCase]) -> None:
+        super().__init__(cases, (8, 8, 6), 0.5, 5)
+        object.__setattr__(self, "gate", threading.Event())
+        object.__setattr__(self, "read", [])
 
+    def sample(self, epoch: int, index: int):
+        if index >= 2:
+            assert self.gate.wait(timeout=20)
+        self.read.append(index)
+        return super().sample(epoch, index)
+
+
+def test_closing_ends_the_threads_and_drops_what_was_not_begun(cases):
     before = threading.active_count()
-    take(PatchLoader(Counting(cases, (8, 8, 6), 0.5, 5), NOTHING, 2, 1000, CPU, workers=2).batches(0), 1)
+    sampler = Gated(cases)
+    batches = PatchLoader(sampler, NOTHING, 2, 1000, CPU, workers=2).batches(0)
+    next(batches)
+    threading.Timer(0.3, sampler.gate.set).start()
+    batches.close()
     assert threading.active_count() == before
-    assert len(read) <= 2 * (1 + 3 * 2)  # the batch taken, and those read ahead
+    assert len(sampler.read) <= 2 * (1 + 2)  # the batch taken, and one in each thread
+
+
+def test_three_batches_for_each_worker_are_read_ahead_and_no_more(cases):
+    sampler = Gated(cases)
+    sampler.gate.set()
+    batches = PatchLoader(sampler, NOTHING, 2, 1000, CPU, workers=2).batches(0)
+    next(batches)
+    deadline = time.monotonic() + 20
+    while len(sampler.read) < 2 * 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert sorted(sampler.read) == list(range(2 * 6))
+    batches.close()

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import medseg.data.store as store
 from medseg.data.manifest import Case
 from medseg.data.preprocessing import Preprocessing
+from medseg.data.sampler import PatchSampler
 from medseg.data.store import MAX_VOXELS_A_CLASS, StoredCase, build_store, read_case
 from medseg.data.transforms import build_transforms, prepare
-from medseg.errors import GridError, ManifestError, NiftiError
+from medseg.errors import GridError, ManifestError, NiftiError, StorageError
 from medseg.labels import LabelSet
 from medseg.nifti import write_nifti
 from medseg.volume import Volume
@@ -107,6 +108,7 @@ def test_channels_are_stored_in_the_order_of_the_case(tmp_path):
     assert one.image.shape == (2, 6, 5, 4)
     assert one.folder != two.folder
     np.testing.assert_array_equal(one.image, two.image[::-1])
+    assert np.corrcoef(one.image[1].ravel(), np.arange(120))[0, 1] > 0.999
 
 
 def test_voxels_of_a_large_class_are_thinned_out_without_repeats(tmp_path):
@@ -275,6 +277,8 @@ def test_a_label_on_another_grid_is_refused(tmp_path):
     case = case_of(tmp_path, np.ones((5, 5, 5), np.uint8), shift=1.0)
     with pytest.raises(GridError, match="1 mm"):
         build_store(tmp_path / "store", [case], PLAIN, LABELS)
+    with pytest.raises(GridError, match="1 mm"):
+        read_case(case)
 
 
 def test_cases_without_a_label_or_a_file_are_refused(tmp_path):
@@ -285,3 +289,19 @@ def test_cases_without_a_label_or_a_file_are_refused(tmp_path):
     with pytest.raises(NiftiError, match="no such file"):
         build_store(tmp_path / "store", [case], PLAIN, LABELS)
     assert build_store(tmp_path / "store", [], PLAIN, LABELS) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+def test_no_file_stays_open_however_many_cases_there_are(tmp_path):
+    cases = [stored_case(tmp_path / str(n), np.ones((1, 6, 6, 6)), np.ones((6, 6, 6), dtype=int)) for n in range(3)]
+    sampler = PatchSampler(cases, (4, 4, 4), 1.0, 0)
+    kept = [sampler.sample(0, index) for index in range(6)]
+    assert len(kept) == 6
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert not [file for file in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(file)]
+
+
+def test_a_store_that_cannot_be_written_is_a_storage_error(tmp_path, cases):
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(StorageError):
+        build_store(tmp_path / "store", cases, PLAIN, LABELS)

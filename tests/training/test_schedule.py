@@ -117,9 +117,9 @@ def test_the_rate_lies_between_0_and_1_and_falls_after_the_warm_up(fractions, sc
 
 def test_optimizers_are_torchs_with_these_settings():
     network = nn.Linear(3, 2)
-    adamw = make_optimizer(network, "adamw", 1e-3, weight_decay=0.01, momentum=0.9)
+    adamw = make_optimizer(network, "adamw", 1e-3, weight_decay=0.05, momentum=0.9)
     assert isinstance(adamw, torch.optim.AdamW)
-    assert (adamw.defaults["lr"], adamw.defaults["weight_decay"]) == (1e-3, 0.01)
+    assert (adamw.defaults["lr"], adamw.defaults["weight_decay"]) == (1e-3, 0.05)
     sgd = make_optimizer(network, "sgd", 1e-2, weight_decay=3e-5, momentum=0.99)
     assert isinstance(sgd, torch.optim.SGD)
     expected = {"lr": 1e-2, "weight_decay": 3e-5, "momentum": 0.99, "nesterov": True}
