@@ -55,9 +55,7 @@ def require_new_folder(path: Path) -> None:
         UsageError: There is a file in its place, or a file in it.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(
-            path, expected="a new or empty folder", found="something there", remedy="name another one"
-        )
+        raise UsageError(path, expected="a new or empty folder", found="something there", remedy="name another one")
 
 
 @contextmanager

@@ -57,6 +57,26 @@ def label_on_grid(
     return labels
 
 
+def winners(logits: Tensor) -> NDArray[np.integer[Any]]:
+    """Return the channel with the largest logit, the lowest of equal ones.
+
+    Channel after channel is compared with the best so far: on the CPU many times faster than ``argmax`` across the
+    slowest axis.
+
+    Args:
+        logits: (K, *shape).
+
+    Returns:
+        Channel indices of the shape.
+    """
+    best = logits[0].clone()
+    index = torch.zeros(best.shape, dtype=torch.uint8 if len(logits) <= 256 else torch.int16, device=best.device)
+    for channel in range(1, len(logits)):
+        index.masked_fill_(logits[channel] > best, channel)
+        torch.maximum(best, logits[channel], out=best)
+    return index.cpu().numpy()
+
+
 def _label_separable(
     slabs: Iterator[Slab],
     grids: GridMap,
@@ -67,6 +87,8 @@ def _label_separable(
     coordinates = [grids.coordinates(axis) for axis in range(3)]
     inside = [_inside(c, n) for c, n in zip(coordinates, grids.source.shape, strict=True)]
     by_source = labels.transpose(target_axes)  # a view: axis n runs along the source's axis n
+    if not all(axis.size for axis in inside):
+        return
     across = [coordinates[axis][inside[axis]] for axis in (0, 1)]
     depth = grids.source.shape[2]
     for slab in _overlapping(slabs):
@@ -75,7 +97,8 @@ def _label_separable(
         for chosen in _chunks(mine, slab.logits.shape[0], [len(c) for c in across]):
             local = coordinates[2][chosen] - slab.start
             logits = resample_axes(slab.logits, [*across, local])
-            by_source[np.ix_(inside[0], inside[1], chosen)] = values[logits.argmax(dim=0).cpu().numpy()]
+            place = tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in (*inside[:2], chosen))
+            by_source[place] = values[winners(logits)]
 
 
 def _label_sampled(slabs: Iterator[Slab], grids: GridMap, values: LabelArray, labels: LabelArray) -> None:
@@ -89,7 +112,7 @@ def _label_sampled(slabs: Iterator[Slab], grids: GridMap, values: LabelArray, la
             mine &= ((source >= -0.5 - _INSIDE_TOLERANCE) & (source <= size - 0.5 + _INSIDE_TOLERANCE)).all(axis=-1)
             if mine.any():
                 logits = sample_points(slab.logits, source[mine] - (0, 0, slab.start))  # (K, n)
-                labels[:, :, k][mine] = values[logits.argmax(dim=0).cpu().numpy()]
+                labels[:, :, k][mine] = values[winners(logits)]
 
 
 def _overlapping(slabs: Iterator[Slab]) -> Iterator[Slab]:

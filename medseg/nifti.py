@@ -72,16 +72,11 @@ def read_nifti(path: str | Path, max_voxels: int = MAX_VOXELS) -> Volume:
             while stream.read(_BLOCK_BYTES):
                 pass
     except PermissionError as error:
-        raise NiftiError(
-            path, expected="a file that may be read", found="permission is denied", remedy="check its permissions"
-        ) from error
+        raise NiftiError(path, expected="a file to read", found="no permission", remedy="ask for it") from error
     except _DAMAGED as error:
-        raise NiftiError(
-            path,
-            expected="a whole NIfTI file",
-            found=f"a corrupt or truncated one ({str(error) or type(error).__name__})",
-            remedy="copy or export it again",
-        ) from error
+        what = f"a corrupt or truncated one ({str(error) or type(error).__name__})"
+        remedy = "copy or export it again"
+        raise NiftiError(path, expected="a whole NIfTI file", found=what, remedy=remedy) from error
     affine, findings = _affine_of(path, header, shape)
     return Volume(_scaled(path, array, header), affine, source=str(path), findings=findings)
 

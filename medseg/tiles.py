@@ -141,11 +141,12 @@ class TileEngine:
         ]
         total: Tensor | None = None
         for axes in flips:
-            logits = self.predict(x.flip(axes)).flip(axes).float()
+            logits = (self.predict(x.flip(axes)).flip(axes) if axes else self.predict(x)).float()
             total = logits if total is None else total.add_(logits)
         if total is None:
             raise ValueError("there is always at least the unflipped prediction")
-        total /= len(flips)
+        if len(flips) > 1:
+            total /= len(flips)
         return total[..., None] if self.spatial_dims == 2 else total
 
 

@@ -8,7 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from medseg.data.resample import GridMap
 from medseg.data.transforms import Prepared
-from medseg.inference import label_on_grid
+from medseg.inference import label_on_grid, winners
 from medseg.tiles import SlidingWindow, TileEngine, gaussian_importance, tile_starts
 from medseg.volume import Grid
 
@@ -110,3 +110,16 @@ def test_labels_are_those_of_logits_interpolated_to_the_native_grid(kind):
     assert (got.reshape(-1)[sure] == expected[sure]).all()
     assert sure.mean() > 0.99
     assert len(np.unique(got)) == 4
+
+
+@pytest.mark.parametrize("channels", [2, 25, 300])
+def test_winners_are_those_of_numpy_argmax_ties_included(channels):
+    logits = torch.randint(0, 4, (channels, 7, 6, 5)).float()  # small integers: many ties
+    assert np.array_equal(winners(logits), logits.numpy().argmax(axis=0))
+
+
+def test_a_native_grid_that_misses_the_image_is_background():
+    prepared, native = native_grid("same")
+    far = Grid(native.shape, native.affine + np.array([[0, 0, 0, 500.0]] * 3 + [[0, 0, 0, 0]]))
+    got = label_on_grid(engine(), Prepared(IMAGE, prepared), far, np.array([0, 1, 2, 3], dtype=np.uint8))
+    assert not got.any()

@@ -97,10 +97,13 @@ def resample_axes(x: Tensor, coordinates: list[Coordinates], *, nearest: bool = 
         nearest: Take the nearest voxel; half-way goes to the even index, as MONAI's nearest does.
 
     Returns:
-        (C, *lengths of the coordinates); memory order as in `x`, the channels outermost. `x` itself where every
-        coordinate is its own index.
+        (C, *lengths of the coordinates); memory order as in `x`, the channels outermost. A view of `x` where it is
+        only cropped.
     """
-    taps = [_taps(c, n, nearest, x) for c, n in zip(coordinates, x.shape[1:], strict=True)]
+    taps = []
+    for axis, values in enumerate(coordinates, start=1):
+        x, local = _narrowed(x, axis, values)
+        taps.append(_taps(local, x.shape[axis], nearest, x))
     if all(t.is_identity for t in taps):
         return x
     order = sorted(range(3), key=lambda axis: -x.stride()[axis + 1])  # the slowest spatial axis first
@@ -118,6 +121,17 @@ def nearest_integers(coordinates: Coordinates) -> NDArray[np.int64] | None:
     if np.abs(coordinates - rounded).max(initial=0.0) > _INTEGER_TOLERANCE:
         return None
     return rounded.astype(np.int64)
+
+
+def _narrowed(x: Tensor, axis: int, coordinates: Coordinates) -> tuple[Tensor, Coordinates]:
+    """Crop an axis, as a view, where the coordinates are neighbouring indices; return them within the crop."""
+    whole = nearest_integers(coordinates)
+    if whole is None or not len(whole) or whole[0] < 0 or whole[-1] >= x.shape[axis]:
+        return x, coordinates
+    steps = np.arange(len(whole))
+    if not np.array_equal(whole, whole[0] + steps):
+        return x, coordinates
+    return x.narrow(axis, int(whole[0]), len(whole)), steps.astype(np.float64)
 
 
 @dataclass(frozen=True)

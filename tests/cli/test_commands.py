@@ -174,7 +174,7 @@ def test_a_folder_without_any_image(medseg, model, tmp_path):
 
 
 def test_changed_weights(medseg, model, scan, tmp_path):
-    weights = model / "weights" / "fold_0.safetensors"
+    (weights,) = (model / "weights").iterdir()
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     status, text = medseg("segment", scan, "-m", model, "-o", tmp_path / "out")
     assert (status, "the weights were changed or damaged" in text) == (5, True)
