@@ -56,23 +56,16 @@ with tempfile.TemporaryDirectory() as folder:
     array = np.random.default_rng(0).integers(-1000, 1000, SHAPE[::-1], dtype=np.int16).T
     write_nifti(scan, Volume(array, np.diag([*SPACING, 1.0])))
     root = str(Path(__file__).resolve().parents[1])
-    for name, spacing in (("native spacing", SPACING), ("1.5 mm", (1.5, 1.5, 1.5))):
-        ours, theirs = (
-            [
-                run_apart(code.format(root=root, spacing=spacing, shape=SHAPE), scan, Path(folder) / out)
-                for _ in range(3)
-            ]
-            for code, out in ((OURS, "ours.nii.gz"), (MONAI, "monai"))
-        )
-        (a, a_gb), (b, b_gb) = sorted(ours)[1], sorted(theirs)[1]
-        rows.append(
-            (name, f"{a:.0f}", f"{a_gb:.2f}", f"{b:.0f}", f"{b_gb:.2f}", f"{b / a:.1f}", f"{b_gb / a_gb:.1f}")
-        )
+    paths = {"medseg": (OURS, Path(folder) / "ours.nii.gz"), "MONAI": (MONAI, Path(folder) / "monai")}
+    for name, (code, out) in paths.items():
+        seconds, peak_gb = run_apart(code.format(root=root, spacing=SPACING, shape=SHAPE), scan, out)
+        rows.append((name, f"{seconds:.0f}", f"{peak_gb:.2f}"))
 write(
     "segment_memory",
     "Segmenting one 512x512x300 CT with a network of one layer",
-    ("network grid", "medseg s", "medseg peak GB", "MONAI s", "MONAI peak GB", "time ratio", "memory ratio"),
+    ("recipe", "s", "peak GB"),
     rows,
-    "Whole processes, imports, reading and writing included; three classes, tiles of 96^3, overlap 0.5; medians of 3.\n"
-    "Asked for: under 3 GB.",
+    "Whole processes, one run each, imports, reading and writing included; three classes, tiles of 96^3, overlap 0.5, at\n"
+    "the native spacing. MONAI: LoadImage, Orientation, Spacing, sliding_window_inference, interpolate, argmax, SaveImage.\n"
+    "No claim is made on the time, most of which is the convolution's. Asked for: under 3 GB.",
 )
