@@ -119,6 +119,7 @@ right."""
         header,
         rows,
         commands,
+        arguments=" DATA medseg_demo/run OUT",
     )
 
 

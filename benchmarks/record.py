@@ -36,10 +36,18 @@ def machine() -> str:
     )
 
 
-def write(name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[object]], notes: str = "") -> Path:
+def write(
+    name: str,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    notes: str = "",
+    *,
+    arguments: str = "",
+) -> Path:
     """Write ``results/NAME.md`` and print it."""
     lines = [f"# {title}", "", f"{datetime.date.today().isoformat()}. {machine()}.", ""]
-    lines += [f"`python benchmarks/{name}.py`", "", "| " + " | ".join(header) + " |"]
+    lines += [f"`python benchmarks/{name}.py{arguments}`", "", "| " + " | ".join(header) + " |"]
     lines += ["|" + "---|" * len(header)]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     lines += ["", notes.strip(), ""] if notes else [""]
