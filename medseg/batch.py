@@ -73,10 +73,12 @@ def segment_all(
     """
     _check_outputs(studies, output)
     outcomes: list[Outcome] = []
+    written: set[Path] = set()
     for study in studies:
-        written = {outcome.segmentation.output for outcome in outcomes if outcome.segmentation}
         outcome = _segment_or_refuse(segmenter, study, output, taken=written, tiles=tiles)
         outcomes.append(outcome)
+        if outcome.segmentation:
+            written.add(outcome.segmentation.output)
         if finished:
             finished(outcome)
     return outcomes

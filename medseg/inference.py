@@ -106,13 +106,22 @@ def _label_sampled(slabs: Iterator[Slab], grids: GridMap, values: LabelArray, la
     size = np.array(grids.source.shape)
     for slab in _overlapping(slabs):
         end = slab.start + slab.logits.shape[-1]
-        for k in range(labels.shape[2]):
+        for k in _touched_planes(grids, slab.start, end):
             source = plane_coordinates(grids.matrix, grids.target.shape, k)  # (i, j, 3)
             mine = _belongs(source[..., 2], slab.start, end, size[2])
             mine &= ((source >= -0.5 - _INSIDE_TOLERANCE) & (source <= size - 0.5 + _INSIDE_TOLERANCE)).all(axis=-1)
             if mine.any():
                 logits = sample_points(slab.logits, source[mine] - (0, 0, slab.start))  # (K, n)
                 labels[:, :, k][mine] = values[winners(logits)]
+
+
+def _touched_planes(grids: GridMap, start: int, end: int) -> list[int]:
+    """Return the target planes that may reach into source planes start to end - 1, by their corners."""
+    rise = [grids.matrix[2, axis] * (grids.target.shape[axis] - 1) for axis in (0, 1)]
+    corner = grids.matrix[2, 2] * np.arange(grids.target.shape[2]) + grids.matrix[2, 3]
+    lowest, highest = corner + sum(min(r, 0) for r in rise), corner + sum(max(r, 0) for r in rise)
+    touched = ((highest >= start) | (start == 0)) & ((lowest <= end - 1) | (end == grids.source.shape[2]))
+    return [int(k) for k in np.flatnonzero(touched)]
 
 
 def _overlapping(slabs: Iterator[Slab]) -> Iterator[Slab]:

@@ -187,10 +187,9 @@ def _write(case: StoredCase, prepared: Prepared) -> None:
     if prepared.label is None:
         raise ValueError("a stored case has a label")
     classes = prepared.label.numpy()
-    kind = np.uint8 if classes.max() < 256 else np.uint16
     arrays = {
         "image.npy": prepared.image.numpy(),
-        "label.npy": classes.astype(kind),
+        "label.npy": classes.astype(smallest_unsigned(int(classes.max()))),
         "voxels.npy": _sample_voxels(classes),
     }
     for name, array in arrays.items():
