@@ -16,7 +16,7 @@ LAYERS = {
         "phantom", "shipped", "training", "evaluation", "label_files", "device",
     ],
     4: ["losses", "metrics"],
-    5: ["labels", "volume", "findings", "files", "yamlfile", "registry"],
+    5: ["labels", "volume", "findings", "files", "yamlfile", "registry", "threads"],
     6: ["errors"],
 }  # fmt: skip
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

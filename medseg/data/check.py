@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.manifest import Case, Dataset
-from medseg.data.threads import Progress, map_threads
 from medseg.errors import NiftiError
 from medseg.files import sha256_of
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.nifti import read_nifti
+from medseg.threads import Progress, map_threads
 from medseg.volume import Grid, Volume
 
 _MOST_VALUES = 5

@@ -21,10 +21,10 @@ from medseg.data.layouts import (
     read_nnunet_raw,
 )
 from medseg.data.schema import CaseEntry, Channel, Manifest, Modality, Splits
-from medseg.data.threads import Progress, map_threads
 from medseg.errors import ManifestError, UsageError
 from medseg.files import sha256_of
 from medseg.labels import LabelSet
+from medseg.threads import Progress, map_threads
 
 _MODALITIES = (
     (r"CBCT|CTA?", Modality.CT),

@@ -27,10 +27,10 @@ from medseg.data.manifest import (
     load_manifest,
     save_manifest,
 )
-from medseg.data.threads import map_threads
 from medseg.files import sha256_of
 from medseg.labels import LabelSet
 from medseg.nifti import write_nifti
+from medseg.threads import map_threads
 from medseg.volume import Volume
 
 SHAPE = (6, 5, 4)
@@ -307,11 +307,13 @@ def test_codes_are_stable_and_a_fault_reads_well() -> None:
 def test_an_error_in_a_thread_drops_what_has_not_begun() -> None:
     begun: list[int] = []
 
-    def fail(number: int) -> int:
+    def begin(number: int) -> None:
         begun.append(number)
-        if number == 0:
-            raise KeyError(number)
-        return number
+        time.sleep(0.01)  # so that all of them would take many seconds, on any machine
+
+    def fail(number: int) -> None:
+        begin(number)
+        raise KeyError(number)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -321,7 +323,7 @@ def test_an_error_in_a_thread_drops_what_has_not_begun() -> None:
     assert len(begun) < 5_000
     begun.clear()
     with pytest.raises(KeyboardInterrupt):
-        map_threads(begun.append, range(5_000), interrupt)
+        map_threads(begin, range(5_000), interrupt)
     assert len(begun) < 5_000
     assert map_threads(str, range(5)) == ["0", "1", "2", "3", "4"]
 
