@@ -20,8 +20,8 @@ import pydicom
 from record import write
 
 from medseg.data.manifest import load_manifest
-from medseg.dicom.read import read_folder
 from medseg.evaluate import evaluate
+from medseg.reading import read_volumes
 from medseg.training.runlog import METRICS_FILE
 
 BUDGET = "20min"
@@ -39,7 +39,7 @@ def worst_millimetres(label_map: Path, series: Path) -> tuple[str, float]:
 
     The pixels of each slice must be the values that were segmented at these positions, too.
     """
-    image, volume = nib.load(label_map), read_folder(series)
+    image, (volume,) = nib.load(label_map), read_volumes(series)
     headers = [pydicom.dcmread(file) for file in sorted(series.iterdir())]
     worst, slices = 0.0, set()
     for header in headers:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medseg.labels import Label, LabelMap, LabelSet
     from medseg.nifti import read_nifti, write_nifti
+    from medseg.reading import read_volume, read_volumes
     from medseg.segmenter import Segmenter, load_model
     from medseg.volume import Grid, Volume
 
@@ -25,6 +26,8 @@ _HOMES = {
     "Volume": "medseg.volume",
     "load_model": "medseg.segmenter",
     "read_nifti": "medseg.nifti",
+    "read_volume": "medseg.reading",
+    "read_volumes": "medseg.reading",
     "write_nifti": "medseg.nifti",
 }
 
@@ -37,6 +40,8 @@ __all__ = [
     "Volume",
     "load_model",
     "read_nifti",
+    "read_volume",
+    "read_volumes",
     "write_nifti",
 ]
 

@@ -8,11 +8,17 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.dicom.policy import Policies
+from medseg.dicom.select import SeriesRules
 from medseg.errors import InputError, MedsegError, OutOfMemoryError, UsageError, is_out_of_memory
+from medseg.model import ModelPackage
 from medseg.nifti import case_name, is_nifti
-from medseg.segment import Segmentation, Study, nifti_study, segment_study, study_name
+from medseg.reading import nifti_files
+from medseg.segment import Segmentation, Study, dicom_studies, nifti_study, segment_study, study_name
 from medseg.segmenter import Segmenter
 from medseg.tiles import Advance
+
+Progress = Callable[[int, int], None]
 
 _CHANNEL_NAME = re.compile(r"(.+)_\d{4}")
 
@@ -26,18 +32,34 @@ class Outcome:
     error: MedsegError | None
 
 
-def find_studies(inputs: Sequence[Path], channels: int = 1) -> list[Study]:
+def find_studies(
+    inputs: Sequence[Path],
+    package: ModelPackage,
+    rules: SeriesRules | None = None,
+    policies: Policies | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[Study]:
     """Find the studies that inputs stand for.
 
     Args:
-        inputs: NIfTI files, folders of NIfTI files, or folders with one DICOM series. With several channels, the
-            files of a study are named ``CASE_0000``, ``CASE_0001``, ... .
-        channels: Of the model.
+        inputs: NIfTI files, folders of NIfTI files, or DICOM: folders with their subfolders, zips, DICOMDIRs. With
+            several channels, the NIfTI files of a study are named ``CASE_0000``, ``CASE_0001``, ... .
+        package: The model, which says what it takes.
+        rules: Which DICOM series are wanted. By default the one series of each study that is of the model's
+            modality; a study with several of them is refused.
+        policies: What to do about irregular series; the safest by default.
+        progress: Called with (DICOM headers read, headers) of the input in work.
 
     Raises:
         UsageError: Two studies would be written to the same file.
     """
-    studies = [study for path in inputs for study in _studies_at(path, channels)]
+    studies = [
+        study
+        for path in inputs
+        for study in _nifti_studies(path, len(package.modalities))
+        or dicom_studies(path, package, rules, policies, progress=progress)
+    ]
     names = Counter(study_name(study) for study in studies if study.files)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
@@ -105,27 +127,17 @@ def _segment_or_refuse(
         return Outcome(study, None, shortage)
 
 
-def _studies_at(path: Path, channels: int) -> Iterator[Study]:
+def _nifti_studies(path: Path, channels: int) -> list[Study]:
+    """Return the studies of NIfTI files at a path; none where it holds no such files."""
     try:
-        is_folder = path.is_dir()
-        files = sorted(file for file in path.iterdir() if _is_image(file)) if is_folder else []
+        files = nifti_files(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         problem = InputError(path, expected="a file or folder that can be read", found=reason, remedy="check it")
-        yield Study(path, problem=problem)
-        return
-    if not is_folder:
-        yield nifti_study((path,))
-    elif not files:
-        yield Study(path)
-    elif channels == 1:
-        yield from (nifti_study((file,)) for file in files)
-    else:
-        yield from _by_case(files, channels)
-
-
-def _is_image(file: Path) -> bool:
-    return not file.name.startswith(".") and is_nifti(file) and file.is_file()
+        return [Study(path, problem=problem)]
+    if channels == 1 or not path.is_dir():
+        return [nifti_study((file,)) for file in files]
+    return list(_by_case(files, channels))
 
 
 def _by_case(files: Sequence[Path], channels: int) -> Iterator[Study]:
@@ -146,7 +158,7 @@ def _by_case(files: Sequence[Path], channels: int) -> Iterator[Study]:
                 found=", ".join(names),
                 remedy="name each channel's file so",
             )
-            yield Study(found[0], tuple(found), problem)
+            yield Study(found[0], tuple(found), problem=problem)
 
 
 def _check_outputs(studies: Sequence[Study], output: Path) -> None:

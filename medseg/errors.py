@@ -125,9 +125,28 @@ class NiftiError(InputError):
 
 
 class DicomError(InputError):
-    """A DICOM series cannot be read with every voxel in its right place."""
+    """A DICOM series cannot be read with every voxel in its right place.
+
+    Args:
+        where: The path that the user named, or the hashed name of a series.
+        expected: What should have been there.
+        found: What was there.
+        remedy: What the user can do about it.
+        reason: The stable code of the finding that led to it (`medseg.findings.FindingCode`).
+    """
 
     code = "DICOM"
+
+    def __init__(self, where: object, *, expected: str, found: str, remedy: str, reason: str = "") -> None:
+        super().__init__(where, expected=expected, found=found, remedy=remedy)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_dicom, (self.where, self.expected, self.found, self.remedy, self.reason)
+
+
+def _rebuild_dicom(where: str, expected: str, found: str, remedy: str, reason: str) -> DicomError:
+    return DicomError(where, expected=expected, found=found, remedy=remedy, reason=reason)
 
 
 class GridError(InputError):

@@ -1,4 +1,4 @@
-"""Findings: what was odd about an input that could be read all the same."""
+"""Findings: what was odd about an input, whether it could be read all the same or had to be refused."""
 
 from __future__ import annotations
 
@@ -7,15 +7,49 @@ from enum import Enum
 
 
 class FindingCode(Enum):
-    """Stable codes of the oddities that medseg tolerates and reports."""
+    """Stable codes of the oddities that medseg reports; ``docs/dicom.md`` says what becomes of each."""
 
+    # files
+    NOT_DICOM = "not-dicom"
+    NOT_AN_IMAGE = "not-an-image"
+    UNREADABLE_FILE = "unreadable-file"
+    OUTSIDE_REFERENCE = "outside-reference"
+    MISSING_FILE = "missing-file"
+    TOO_LARGE = "too-large"
+    ENCRYPTED = "encrypted"
+    DAMAGED_FILE = "damaged-file"
+    NO_FILE_META = "no-file-meta"
+    # what a series says of itself
     SERIES_UID_MISSING = "series-uid-missing"
     SOP_CLASS_MISSING = "sop-class-missing"
-    NOT_AN_IMAGE = "not-an-image"
+    SPLIT = "split"
+    SEVERAL_ACQUISITIONS = "several-acquisitions"
+    # kinds of images that are no volume
+    LOCALIZER = "localizer"
+    MOSAIC = "mosaic"
+    COLOUR = "colour"
+    SECONDARY_CAPTURE = "secondary-capture"
+    MULTI_FRAME = "multi-frame"
+    FOUR_DIMENSIONAL = "four-dimensional"
+    # geometry
+    NO_GEOMETRY = "no-geometry"
+    BAD_ORIENTATION = "bad-orientation"
+    NOT_STRAIGHT = "not-straight"
+    GANTRY_TILT = "gantry-tilt"
+    IRREGULAR = "irregular"
+    MISSING_SLICE = "missing-slice"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    SINGLE_SLICE = "single-slice"
+    # values
+    NO_RESCALE = "no-rescale"
+    LOOKUP_TABLE = "lookup-table"
+    MONOCHROME1 = "monochrome1"
+    NO_DECODER = "no-decoder"
+    PIXEL_FORMAT = "pixel-format"
+    # NIfTI headers
     FORMS_DISAGREE = "forms-disagree"
     NO_ORIENTATION = "no-orientation"
-    NOT_DICOM = "not-dicom"
-    DAMAGED_FILE = "damaged-file"
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.dicom.read import read_folder
-from medseg.errors import InputError
+from medseg.dicom.plan import Decision, plan_pile
+from medseg.dicom.policy import Policies
+from medseg.dicom.read import read_stack
+from medseg.dicom.select import SeriesRules
+from medseg.dicom.stack import Stack
+from medseg.errors import DicomError, InputError
 from medseg.findings import Finding
+from medseg.model import ModelPackage
 from medseg.nifti import case_name, is_nifti, read_nifti, write_nifti
-from medseg.segmenter import Segmenter
+from medseg.reading import nothing_taken
+from medseg.segmenter import ANY_MODALITY, Segmenter
 from medseg.tiles import Advance
 from medseg.volume import Volume
+
+_MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -20,13 +28,15 @@ class Study:
     """What is segmented together.
 
     Attributes:
-        source: What the user named: a NIfTI file, or a folder with one DICOM series.
-        files: NIfTI files, one a channel; empty for a DICOM folder.
+        source: What the user named: a NIfTI file, or where DICOM lies.
+        files: NIfTI files, one a channel; empty for DICOM.
+        stack: The slices of a DICOM series.
         problem: Why it cannot be segmented, where that is known before anything is read.
     """
 
     source: Path
     files: tuple[Path, ...] = ()
+    stack: Stack | None = None
     problem: InputError | None = None
 
 
@@ -50,15 +60,76 @@ def nifti_study(files: tuple[Path, ...]) -> Study:
     return Study(files[0], files)
 
 
+def dicom_studies(
+    path: Path,
+    package: ModelPackage,
+    rules: SeriesRules | None = None,
+    policies: Policies | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Study]:
+    """Find the series of a pile of DICOM that a model can take.
+
+    Args:
+        path: A folder with its subfolders, a zip, a DICOMDIR or a file.
+        package: The model.
+        rules: Which series are wanted; by default the one series of each study that is of the model's modality.
+        policies: What to do about irregular series.
+        progress: Called with (headers read, headers).
+
+    Yields:
+        A study for each series; one with a problem for each that is wanted and cannot be read right, and for a pile
+        that holds none.
+    """
+    try:
+        plan = plan_pile(path, rules or _rules_of(package), policies, progress=progress)
+    except DicomError as error:
+        yield Study(path, problem=error)
+        return
+    wanted: dict[str, list[Decision]] = {}
+    for decision in plan.decisions:
+        if decision.is_wanted:
+            wanted.setdefault(decision.series.header.study_uid, []).append(decision)
+    if not wanted:
+        yield Study(path, problem=nothing_taken(path, plan))
+    for decisions in wanted.values():
+        if rules is None and len(decisions) > 1:
+            yield Study(path, problem=_ambiguous(path, decisions))
+        else:
+            yield from (Study(path, stack=decision.stack, problem=decision.error) for decision in decisions)
+
+
+def _rules_of(package: ModelPackage) -> SeriesRules:
+    """Return what a model takes without rules: its modality, and more than one slice where it is 3-D."""
+    modality, slices = package.modalities[0], 2 if package.network.spatial_dims == 3 else 1
+    wanted = {} if modality == ANY_MODALITY else {"modality": [modality]}
+    return SeriesRules.model_validate(wanted | {"slices": {"min": slices}})
+
+
+def _ambiguous(path: Path, decisions: Sequence[Decision]) -> DicomError:
+    named = [
+        f"{d.series.name} ({d.series.modality}, {len(d.series.frames)} slices)" for d in decisions[:_MOST_NAMED]
+    ]
+    more = f" and {len(decisions) - _MOST_NAMED} more" if len(decisions) > _MOST_NAMED else ""
+    return DicomError(
+        path,
+        expected="one image series a study that fits the model",
+        found=f"{len(decisions)}: {', '.join(named)}{more}",
+        remedy="choose by --recipe, or name the folder of one series; see medseg dicom plan",
+    )
+
+
 def read_study(study: Study) -> list[Volume]:
     """Read the images of a study, one a channel.
 
     Raises:
         InputError: A file or series cannot be read right.
     """
-    if study.files:
-        return [read_nifti(file) for file in study.files]
-    return [read_folder(study.source)]
+    if study.problem:
+        raise study.problem
+    if study.stack:
+        return [read_stack(study.stack)]
+    return [read_nifti(file) for file in study.files]
 
 
 def output_name(study: Study, images: list[Volume]) -> str:
@@ -71,7 +142,7 @@ def output_name(study: Study, images: list[Volume]) -> str:
 def study_name(study: Study) -> str:
     """Return a short name for messages and files: a NIfTI file's without suffix and channel number."""
     if not study.files:
-        return study.source.name
+        return f"series {study.stack.series.name}" if study.stack else study.source.name
     name = case_name(study.files[0])
     return name.removesuffix("_0000") if len(study.files) > 1 else name
 

@@ -112,6 +112,13 @@ class Segmenter:
                 found=f"{len(images)} volume(s)",
                 remedy="give one volume for each channel of the model",
             )
+        if self.package.network.spatial_dims == 3 and min(images[0].grid.shape) == 1:
+            raise InputError(
+                source,
+                expected="a volume, as this 3-D model needs",
+                found="a single slice",
+                remedy="choose a 2-D model, or a series with more slices",
+            )
         for volume, modality in zip(images, self.package.modalities, strict=True):
             if modality != ANY_MODALITY and volume.modality not in (None, modality):
                 raise InputError(

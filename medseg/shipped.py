@@ -16,6 +16,7 @@ class Shelf(Enum):
 
     CONFIGS = "configs"
     MANIFESTS = "data_manifests"
+    PIPELINES = "pipelines"
 
 
 def shelf_folder(shelf: Shelf) -> Path:

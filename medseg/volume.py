@@ -117,6 +117,23 @@ class Grid:
         return None if worst <= tolerance_mm else f"voxels up to {worst:.4g} mm away"
 
 
+@dataclass(frozen=True, slots=True)
+class SourceSlice:
+    """A DICOM slice that a volume was made of.
+
+    Attributes:
+        place: Index along the volume's last axis; no whole number where slices were uneven and were resampled.
+        sop_class_uid: SOPClassUID.
+        sop_instance_uid: SOPInstanceUID; an identifier, kept out of `repr`.
+        frame: Number of the frame within the instance, from 0.
+    """
+
+    place: float
+    sop_class_uid: str
+    sop_instance_uid: str = field(repr=False)
+    frame: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A 3-D image in the patient.
@@ -127,6 +144,7 @@ class Volume:
         modality: DICOM modality (``CT``, ``MR``, ...) where it is known.
         source: Where it was read from, for messages; a path or a hashed series UID, never patient data.
         findings: What was odd about the input and was tolerated.
+        slices: The DICOM slices it was made of, in order along the last axis; empty for other sources.
 
     Raises:
         GridError: The array is not 3-D or the affine is not valid.
@@ -137,6 +155,7 @@ class Volume:
     modality: str | None = None
     source: str = ""
     findings: tuple[Finding, ...] = ()
+    slices: tuple[SourceSlice, ...] = field(default=(), repr=False)
     grid: Grid = field(init=False)
 
     def __post_init__(self) -> None:

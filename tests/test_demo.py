@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medseg.cli import main
-from medseg.dicom.read import read_folder
 from medseg.nifti import read_nifti
+from tests.dicom.one import read_folder
 
 
 @pytest.mark.slow

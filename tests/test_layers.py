@@ -13,7 +13,7 @@ LAYERS = {
     2: ["train", "segment", "batch", "evaluate", "report"],
     3: [
         "config", "model", "segmenter", "inference", "tiles", "tensorfile", "data", "networks", "dicom", "nifti",
-        "phantom", "shipped", "training", "evaluation", "label_files", "device",
+        "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files", "device",
     ],
     4: ["losses", "metrics"],
     5: ["labels", "volume", "findings", "files", "yamlfile", "registry", "threads"],

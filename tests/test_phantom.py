@@ -11,7 +11,6 @@ import typer
 from scipy.ndimage import binary_erosion
 from typer.testing import CliRunner
 
-from medseg.dicom.read import read_folder
 from medseg.errors import UsageError
 from medseg.labels import Laterality
 from medseg.nifti import read_nifti
@@ -20,6 +19,7 @@ from medseg.phantom.anatomy import Tissue, torso_parts
 from medseg.phantom.dataset import case_seed
 from medseg.phantom.torso import Canvas
 from medseg.volume import Volume
+from tests.dicom.one import read_folder
 
 COARSE = (12.0, 12.0, 12.0)
 INDEX = {label.name: label.index for label in TORSO_LABELS}
@@ -241,7 +241,7 @@ def test_the_command_writes_dataset_and_series(tmp_path: Path, command: typer.Ty
     )
     assert result.exit_code == 0, result.output
     assert json.loads((out / "dataset.json").read_text())["numTraining"] == 2
-    volume = read_folder(out / "dicom")
+    volume = read_folder(out / "dicom" / "torso_002")
     assert volume.modality == "MR"
     assert volume.grid.difference(read_nifti(out / "dicom" / "torso_002_labels.nii.gz").grid) is None
     assert str(out) in result.output.replace("\n", "")

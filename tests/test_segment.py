@@ -5,14 +5,15 @@ import pytest
 import torch
 
 import medseg
-from medseg.batch import find_studies, segment_all
-from medseg.dicom.read import read_folder
+from medseg import batch
+from medseg.batch import segment_all
 from medseg.dicom.write import write_series
 from medseg.errors import DeviceError, GridError, InputError, UsageError
 from medseg.nifti import read_nifti, write_nifti
 from medseg.segment import nifti_study
 from medseg.volume import Volume
-from tests.builders import save_tiny_model, tiny_case
+from tests.builders import save_tiny_model, tiny_case, tiny_package
+from tests.dicom.one import read_folder
 
 OBLIQUE = np.array([[0.9, -0.3, 0.1, -40], [0.35, 0.9, 0.2, 12], [-0.1, -0.2, 1.4, 88], [0, 0, 0, 1.0]])
 AFFINES = {
@@ -21,6 +22,12 @@ AFFINES = {
     "sagittal": np.array([[0, 0, 2.2, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]]),
     "sheared": OBLIQUE,
 }
+
+
+def find_studies(inputs, channels=1):
+    """Find the studies for a tiny model of so many channels."""
+    package = tiny_package()
+    return batch.find_studies(inputs, package.model_copy(update={"modalities": ("MR",) * channels}))
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,8 @@ def test_manifest_is_valid_and_has_folds(name):
 
 def test_public_names():
     assert medseg.__all__ == [
-        "Grid", "Label", "LabelMap", "LabelSet", "Segmenter", "Volume", "load_model", "read_nifti", "write_nifti",
+        "Grid", "Label", "LabelMap", "LabelSet", "Segmenter", "Volume", "load_model", "read_nifti", "read_volume",
+        "read_volumes", "write_nifti",
     ]  # fmt: skip
     for name in medseg.__all__:
         assert getattr(medseg, name).__name__ == name

@@ -23,7 +23,7 @@ def wheel(tmp_path_factory):
 def test_contents(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"medseg"}
-    for folder in ("configs", "data_manifests"):
+    for folder in ("configs", "data_manifests", "pipelines"):
         shipped = {Path(n).name for n in names if n.startswith(f"medseg/_shipped/{folder}/")}
         assert shipped == {p.name for p in (ROOT / folder).iterdir()}
     assert any(n.endswith("licenses/LICENSE") for n in names)

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from medseg import __version__
-from medseg.cli import dataset, demo, evaluate, listing, overlay, phantom, segment, train
+from medseg.cli import dataset, demo, dicom, evaluate, listing, overlay, phantom, segment, train
 from medseg.cli.console import errors
 from medseg.errors import MedsegError, is_out_of_memory
 
@@ -35,6 +35,7 @@ app.command("train")(train.train)
 app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
 app.command("overlay")(overlay.overlay)
+app.add_typer(dicom.app, name="dicom")
 app.add_typer(dataset.app, name="dataset")
 app.command("phantom")(phantom.phantom)
 app.command("list")(listing.list_shipped)

@@ -21,6 +21,7 @@ class Kind(Enum):
 
     CONFIGS = "configs"
     MANIFESTS = "manifests"
+    PIPELINES = "pipelines"
     NETWORKS = "networks"
     LOSSES = "losses"
 
@@ -28,7 +29,7 @@ class Kind(Enum):
 def list_shipped(
     kind: Annotated[Kind | None, typer.Argument(help="Which; all of them by default.")] = None,
 ) -> None:
-    """List the configs, data manifests, networks and losses that can be named.
+    """List the configs, data manifests, pipelines, networks and losses that can be named.
 
     Example: [bold]medseg list networks[/bold]
     """
@@ -37,6 +38,8 @@ def list_shipped(
         _print_shelf(Shelf.CONFIGS, "configs: medseg train NAME")
     if Kind.MANIFESTS in wanted:
         _print_shelf(Shelf.MANIFESTS, "data manifests: data.manifest in a config, medseg dataset show NAME")
+    if Kind.PIPELINES in wanted:
+        _print_shelf(Shelf.PIPELINES, "pipelines: medseg dicom plan, medseg segment --recipe NAME")
     if Kind.NETWORKS in wanted:
         from medseg.networks import NETWORKS
 

@@ -12,7 +12,7 @@ from medseg.cli.console import console
 
 
 def overlay(
-    image: Annotated[Path, typer.Argument(help="NIfTI file, or folder with one DICOM series.")],
+    image: Annotated[Path, typer.Argument(help="NIfTI file, or where one DICOM series lies.")],
     mask: Annotated[Path, typer.Argument(help="Label map on the image's grid.")],
     labels: Annotated[
         str, typer.Option(help="What the values mean: a model folder, a dataset.json or a data manifest.")
@@ -30,12 +30,11 @@ def overlay(
     from medseg.label_files import load_labels
     from medseg.labels import LabelMap
     from medseg.nifti import read_nifti
+    from medseg.reading import read_volume
     from medseg.report.overlay import write_overlay
-    from medseg.segment import Study, nifti_study, read_study
 
     label_set = load_labels(labels)
-    study = Study(image) if image.is_dir() else nifti_study((image,))
     shown = LabelMap(read_nifti(mask), label_set)
     second = LabelMap(read_nifti(reference), label_set) if reference else None
-    write_overlay(output, read_study(study)[0], shown, second, title)
+    write_overlay(output, read_volume(image), shown, second, title)
     console.print(f"picture: {escape(str(output))}", highlight=False, soft_wrap=True)

@@ -1,119 +1,160 @@
-"""A folder -> its image series, from headers only."""
+"""A pile of DICOM -> its image series, from headers only."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.dicom.header import Header, Skip, quiet_pydicom, read_header
-from medseg.errors import DicomError
+from medseg.dicom.header import Frame, Skip, read_header
+from medseg.dicom.multiframe import functional_frames
+from medseg.dicom.quiet import quiet_pydicom
+from medseg.dicom.series import Series
+from medseg.dicom.source import Source, find_sources
+from medseg.dicom.split import Part, split_series
+from medseg.dicom.tags import DESCRIBING
+from medseg.dicom.values import distinct
 from medseg.findings import Finding, FindingCode
 
-_NAME_DIGITS = 12
+Progress = Callable[[int, int], None]
+
+_MOST_THREADS = 8
+_FILES_A_TASK = 64
 _SKIP_CODES = {
     Skip.NOT_DICOM: FindingCode.NOT_DICOM,
     Skip.NOT_AN_IMAGE: FindingCode.NOT_AN_IMAGE,
     Skip.DAMAGED: FindingCode.DAMAGED_FILE,
+    Skip.UNREADABLE: FindingCode.UNREADABLE_FILE,
 }
 
 
 @dataclass(frozen=True)
-class Series:
-    """The image files of one DICOM series, in no particular order.
+class Scan:
+    """What a pile of DICOM holds.
 
     Attributes:
-        uid: SeriesInstanceUID, "" where the files have none; an identifier, kept out of `repr` and messages.
-        headers: One for each file.
-        findings: What was odd about the series, and the files beside it that were skipped.
+        series: By the path of their first file.
+        findings: Files that are of no series; counted and not named, as file names may hold a patient's name.
+        files: How many there were.
     """
 
-    uid: str = field(repr=False)
-    headers: tuple[Header, ...] = field(repr=False)
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """A short hash of the UID, which is safe to show; of the slices' UIDs where the series has none."""
-        return series_name(self.uid or "|".join(sorted(header.sop_instance_uid for header in self.headers)))
-
-    @property
-    def modality(self) -> str:
-        """Modality of the first file: ``CT``, ``MR``, ..."""
-        return self.headers[0].modality
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files, in the order of `headers`."""
-        return tuple(header.path for header in self.headers)
+    series: tuple[Series, ...]
+    findings: tuple[Finding, ...]
+    files: int
 
 
-def series_name(uid: str) -> str:
-    """Return the first digits of the SHA-256 of a series UID."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:_NAME_DIGITS]
+def scan_pile(path: Path, *, extra: frozenset[int] = frozenset(), progress: Progress | None = None) -> Scan:
+    """Find the image series in a folder with its subfolders, a zip, a DICOMDIR or a single file.
 
-
-def scan_folder(folder: Path) -> list[Series]:
-    """Find the image series in a folder and its subfolders; reads headers only.
-
-    Files without a SeriesInstanceUID form one series with an empty UID. Files that are not DICOM, not an image or
-    damaged are skipped, with a finding on the series that lie in the same folder, or on all series where none does.
-    Findings count files and do not name them: file names may hold a patient's name.
+    Files are grouped by StudyInstanceUID and SeriesInstanceUID, and a series is split where it is not one volume
+    (`medseg.dicom.split`). Pixels are not read. A file that lacks a SeriesInstanceUID goes with the others that do.
 
     Args:
-        folder: Where to look.
-
-    Returns:
-        The series, ordered by the path of their first file.
+        path: Where to look.
+        extra: Tags to read beside the usual ones, for rules that ask for them.
+        progress: Called with (files done, files).
 
     Raises:
-        DicomError: There is no such folder.
+        DicomError: There is no such path, or the zip or DICOMDIR is damaged.
     """
-    if not folder.is_dir():
-        raise DicomError(folder, expected="a folder", found="no such folder", remedy="check the path")
-    groups: dict[str, list[Header]] = {}
-    skipped: list[tuple[Path, Skip]] = []
+    pile = find_sources(path)
+    groups: dict[tuple[str, str], list[Frame]] = {}
+    skipped: Counter[tuple[str, Skip]] = Counter()
     with quiet_pydicom():
-        for path in _files(folder):
-            result = read_header(path)
+        for source, result in _read_all(pile.sources, extra, progress):
             if isinstance(result, Skip):
-                skipped.append((path.parent, result))
+                skipped[source.folder, result] += 1
             else:
-                groups.setdefault(result.series_uid, []).append(result)
-    image_folders = {header.path.parent for headers in groups.values() for header in headers}
-    return [
-        Series(uid, tuple(headers), (*_oddities(headers), *_skip_findings(headers, skipped, image_folders)))
-        for uid, headers in groups.items()
+                header = result[0].header
+                groups.setdefault((header.study_uid, header.series_uid), []).extend(result)
+    damaged = {folder: count for (folder, skip), count in skipped.items() if skip is Skip.DAMAGED}
+    owners = _owners(groups)
+    series = [
+        part
+        for key, frames in groups.items()
+        for part in _series(frames, sum(n for folder, n in damaged.items() if owners.get(folder) == {key}))
     ]
+    return Scan(tuple(series), (*pile.findings, *_skip_findings(skipped)), len(pile.sources))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(parent) / name
-            if path.is_file():
-                yield path
+def _read_all(
+    sources: Sequence[Source], extra: frozenset[int], progress: Progress | None
+) -> Iterator[tuple[Source, list[Frame] | Skip]]:
+    """Read all headers, a few files at a time in each thread; the results are in the order of the sources."""
+    tasks = [sources[start : start + _FILES_A_TASK] for start in range(0, len(sources), _FILES_A_TASK)]
+
+    def read(task: Sequence[Source]) -> list[list[Frame] | Skip]:
+        return [_read(source, extra) for source in task]
+
+    done = 0
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            for task, results in zip(tasks, pool.map(read, tasks), strict=True):
+                yield from zip(task, results, strict=True)
+                done += len(task)
+                if progress:
+                    progress(done, len(sources))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _oddities(headers: list[Header]) -> Iterator[Finding]:
-    count = len(headers)
-    if not headers[0].series_uid:
-        message = f"{count} files have no SeriesInstanceUID and are taken as one series"
-        yield Finding(FindingCode.SERIES_UID_MISSING, message, "SeriesInstanceUID")
-    without = sum(not header.sop_class_uid for header in headers)
-    if without:
-        message = f"{without} of {count} files have no SOPClassUID"
-        yield Finding(FindingCode.SOP_CLASS_MISSING, message, "SOPClassUID")
+def _read(source: Source, extra: frozenset[int]) -> list[Frame] | Skip:
+    try:
+        frame = read_header(source, extra)
+        if isinstance(frame, Skip) or not frame.header.has_functional_groups:
+            return frame if isinstance(frame, Skip) else [frame]
+        return functional_frames(frame.header)
+    except ValueError:
+        return Skip.DAMAGED
+    except OSError:
+        return Skip.UNREADABLE
 
 
-def _skip_findings(
-    headers: list[Header], skipped: list[tuple[Path, Skip]], image_folders: set[Path]
-) -> Iterator[Finding]:
-    own = {header.path.parent for header in headers}
-    for kind, code in _SKIP_CODES.items():
-        count = sum(what is kind and (folder in own or folder not in image_folders) for folder, what in skipped)
+def _owners(groups: dict[tuple[str, str], list[Frame]]) -> dict[str, set[tuple[str, str]]]:
+    """Return which series have files in each folder."""
+    owners: dict[str, set[tuple[str, str]]] = {}
+    for key, frames in groups.items():
+        for folder in {frame.header.source.folder for frame in frames}:
+            owners.setdefault(folder, set()).add(key)
+    return owners
+
+
+def _series(frames: Sequence[Frame], damaged: int) -> Iterator[Series]:
+    parts = split_series(frames)
+    for number, part in enumerate(parts, start=1):
+        findings = tuple(_oddities(part, number, len(parts), damaged))
+        suffix = f"-{number}" if len(parts) > 1 else ""
+        yield Series(part.frames, suffix, part.label, part.is_four_dimensional, damaged, findings)
+
+
+def _oddities(part: Part, number: int, parts: int, damaged: int) -> Iterator[Finding]:
+    headers = [frame.header for frame in part.frames]
+    if parts > 1:
+        message = f"volume {number} of {parts} of its series" + (f": {part.label}" if part.label else "")
+        yield Finding(FindingCode.SPLIT, message)
+    if damaged:
+        yield Finding(FindingCode.DAMAGED_FILE, f"{damaged} damaged file(s) beside the slices")
+    for code, tag, count in (
+        (FindingCode.SERIES_UID_MISSING, "SeriesInstanceUID", sum(not header.series_uid for header in headers)),
+        (FindingCode.SOP_CLASS_MISSING, "SOPClassUID", sum(not header.sop_class_uid for header in headers)),
+    ):
         if count:
-            yield Finding(code, f"skipped {count} file(s): {kind.value}")
+            yield Finding(code, f"{count} of {len(headers)} slices have none", tag)
+    without_meta = sum(not header.has_file_meta for header in headers)
+    if without_meta:
+        message = f"{without_meta} of {len(headers)} slices come from files without file meta information"
+        yield Finding(FindingCode.NO_FILE_META, message)
+    acquisitions = distinct(frame.tags.get(DESCRIBING["AcquisitionNumber"], "") for frame in part.frames)
+    if len(acquisitions) > 1 and not part.is_four_dimensional:
+        message = f"slices of {len(acquisitions)} acquisitions that lie in one row"
+        yield Finding(FindingCode.SEVERAL_ACQUISITIONS, message, "AcquisitionNumber")
+
+
+def _skip_findings(skipped: Counter[tuple[str, Skip]]) -> Iterator[Finding]:
+    for skip, code in _SKIP_CODES.items():
+        count = sum(n for (_, what), n in skipped.items() if what is skip)
+        if count:
+            yield Finding(code, f"{count} file(s) left out: {skip.value}")

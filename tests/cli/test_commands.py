@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pydicom
 import pytest
 
 from medseg.cli import main
@@ -161,10 +162,8 @@ def test_a_refusal_is_one_line_that_names_the_input(capsys, model, tmp_path):
     with pytest.raises(SystemExit):
         main(["segment", str(folder), "-m", str(model), "-o", str(tmp_path / "out")])
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"refused [INPUT] {folder}: series ")
-    assert line.endswith(
-        "expected a MR image, as the model was trained on, found CT; choose a model for this modality"
-    )
+    assert line.startswith(f"refused [DICOM] {folder}: expected an image series that can be read")
+    assert line.endswith("(CT: modality in MR, CT); see medseg dicom plan")
 
 
 def test_a_folder_without_any_image(medseg, model, tmp_path):
@@ -185,7 +184,13 @@ def test_dicom_folder_with_two_series_or_a_missing_slice(medseg, model, tmp_path
     write_series(volume, tmp_path / "two" / "a", identity="a")
     write_series(volume, tmp_path / "two" / "b", identity="b")
     status, text = medseg("segment", tmp_path / "two", "-m", model, "-o", tmp_path / "out")
-    assert (status, "expected exactly one image series, found 2" in text) == (5, True)
+    assert (status, "2 of 2 segmented" in text) == (0, True)  # of two studies
+    for file in (tmp_path / "two").rglob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.StudyInstanceUID = "1.2.3"
+        dataset.save_as(file)
+    status, text = medseg("segment", tmp_path / "two", "-m", model, "-o", tmp_path / "out")
+    assert (status, "one image series a study" in text, "found 2: " in text) == (5, True, True)
     slices = sorted((tmp_path / "two" / "a").iterdir())
     slices[5].unlink()
     status, text = medseg("segment", tmp_path / "two" / "a", "-m", model, "-o", tmp_path / "out")

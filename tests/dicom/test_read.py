@@ -12,11 +12,10 @@ import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medseg.dicom.read import read_folder
-from medseg.dicom.scan import scan_folder
 from medseg.dicom.write import write_series
 from medseg.phantom import draw_torso
 from medseg.volume import Volume
+from tests.dicom.one import read_folder, scan_folder
 from tests.dicom.written_series import SHAPE, Alter, check_by_formula, make_volume, oblique_affine, shift
 
 
@@ -27,7 +26,7 @@ def test_written_series_come_back(tmp_path: Path, modality: str, seed: int) -> N
     write_series(volume, tmp_path / "s", identity="x")
     back = read_folder(tmp_path / "s")
     assert back.modality == modality
-    assert back.array.dtype == np.int16
+    assert back.array.dtype == np.float32
     assert back.array.flags.f_contiguous
     assert back.findings == ()
     check_by_formula(tmp_path / "s", back)

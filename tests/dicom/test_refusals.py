@@ -11,16 +11,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from medseg.dicom.read import read_folder, read_series
-from medseg.dicom.scan import scan_folder
+from medseg.dicom.read import read_series
+from medseg.dicom.scan import scan_pile
 from medseg.dicom.write import write_series
 from medseg.errors import DicomError
+from medseg.reading import read_volume, read_volumes
 from medseg.volume import Volume
+from tests.dicom.one import read_folder, scan_folder
 from tests.dicom.written_series import Alter, make_volume, shift
-
-
-def tilted(dataset: pydicom.Dataset) -> None:
-    shift((0.0, 0.4 * dataset.InstanceNumber, 0.0))(dataset)
 
 
 def turned(dataset: pydicom.Dataset) -> None:
@@ -69,32 +67,35 @@ def unknown_syntax(dataset: pydicom.Dataset) -> None:
 
 
 REFUSED: dict[str, tuple[list[int] | None, Any, str]] = {
-    "orientation changes": ([3], turned, "2 different orientations"),
+    "orientation changes": ([3], turned, "1 of 6 slices missing"),
     "orientation is no unit vectors": (None, {"ImageOrientationPatient": [1, 0, 0, 0, 2, 0]}, "right angles"),
     "orientation not at right angles": (None, {"ImageOrientationPatient": [1, 0, 0, 0.6, 0.8, 0]}, "right angles"),
-    "rows differ": ([5], {"Rows": 33}, "Columns x Rows.*37 x 33, 37 x 34"),
-    "pixel spacing differs": ([2], {"PixelSpacing": ["1.1", "0.85"]}, "one PixelSpacing"),
-    "no position": ([0], {"ImagePositionPatient": None}, "no valid ImagePositionPatient in 1 of 6"),
-    "position is text": ([0], text_for_a_position, "no valid ImagePositionPatient in 1 of 6"),
-    "no orientation": ([0, 1], {"ImageOrientationPatient": None}, "no valid ImageOrientationPatient in 2 of 6"),
-    "no pixel spacing": (None, {"PixelSpacing": None}, "no valid PixelSpacing in 6 of 6"),
-    "zero pixel spacing": ([1], {"PixelSpacing": ["0", "1"]}, "no valid PixelSpacing"),
+    "rows differ": ([5], {"Rows": 33}, "more pixel data than Rows"),
+    "pixel spacing differs": ([2], {"PixelSpacing": ["1.1", "0.85"]}, "1 of 6 slices missing"),
+    "no position": ([0], {"ImagePositionPatient": None}, "no valid ImagePositionPatient, .* in 1 of 6"),
+    "position is text": ([0], text_for_a_position, "no valid ImagePositionPatient, .* in 1 of 6"),
+    "no orientation": (
+        [0, 1],
+        {"ImageOrientationPatient": None},
+        "ImageOrientationPatient or PixelSpacing in 2 of 6",
+    ),
+    "no pixel spacing": (None, {"PixelSpacing": None}, "PixelSpacing in 6 of 6"),
+    "zero pixel spacing": ([1], {"PixelSpacing": ["0", "1"]}, "PixelSpacing in 1 of 6"),
     "two slices at one place": ([2], shift((0, 0, 2.5)), "1 slice.s. at the same place"),
     "two slices at one height": ([2], shift((30, 0, 2.5)), "1 slice.s. at the same place"),
-    "uneven distance": ([5], shift((0, 0, 0.03)), r"2\.5[23]0 mm between slices"),
-    "gantry tilt": (None, tilted, r"gantry tilt: slices stacked 9\.09 degrees"),
-    "one slice aside": ([3], shift((0.5, 0, 0)), "0.625 voxels off"),
-    "multi-frame": (None, {"NumberOfFrames": 2}, "multi-frame"),
-    "enhanced class": (None, {"SOPClassUID": pydicom.uid.EnhancedCTImageStorage}, "multi-frame"),
+    "uneven distance": ([5], shift((0, 0, 0.08)), r"distances from 2\.[45] to 2\.58 mm"),
+    "one slice aside": ([3], shift((0.5, 0, 0)), "0.3.* voxels off the line"),
+    "multi-frame": (None, {"NumberOfFrames": 2}, "functional groups"),
+    "enhanced class": (None, {"SOPClassUID": pydicom.uid.EnhancedCTImageStorage}, "functional groups"),
     "colour": (None, {"SamplesPerPixel": 3}, "colour"),
     "palette": (None, {"PhotometricInterpretation": "PALETTE COLOR"}, "colour"),
-    "mosaic": (None, {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, "localizer or mosaic"),
-    "localizer": ([0], {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer or mosaic .* in 1 of 6"),
-    "absurd size": (None, {"Rows": 65535, "Columns": 65535}, "absurd Rows and Columns"),
+    "mosaic": (None, {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, "mosaic of slices"),
+    "localizer": ([0], {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer .* in 1 of 1"),
+    "absurd size": (None, {"Rows": 65535, "Columns": 65535}, "absurd Rows, Columns or NumberOfFrames"),
     "larger than its pixels": (None, {"Rows": 60, "Columns": 70}, "truncated"),
-    "smaller than its pixels": (None, {"Rows": 33}, "truncated, undecodable or other"),
-    "cut pixels": ([4], cut_pixels, "slice . of 6.*truncated"),
-    "no pixels": ([4], {"PixelData": None}, "slice . of 6.*truncated"),
+    "smaller than its pixels": (None, {"Rows": 33}, "more pixel data than Rows"),
+    "cut pixels": ([4], cut_pixels, "1 of 6 slices with truncated"),
+    "no pixels": ([4], {"PixelData": None}, "1 of 6 slices with no integer pixel data"),
     "cut JPEG 2000": ([4], cut_jpeg_2000, "slice . of 6.*truncated"),
     "noise for JPEG 2000": ([4], noise_for_jpeg_2000, "slice . of 6.*truncated"),
     "JPEG 2000 of another size": (None, wrong_rows_of_jpeg_2000, "truncated"),
@@ -106,8 +107,8 @@ REFUSED: dict[str, tuple[list[int] | None, Any, str]] = {
     ),
     "slope alone": ([1], {"RescaleIntercept": None}, "RescaleSlope and RescaleIntercept.*1 of 6"),
     "zero slope": ([1], {"RescaleSlope": "0"}, "RescaleSlope and RescaleIntercept.*1 of 6"),
-    "lookup table": ([1], lookup_table, "lookup table"),
-    "two modalities": ([1], {"Modality": "PT"}, "one modality for all slices, found CT, PT"),
+    "lookup table": ([1], lookup_table, "ModalityLUTSequence"),
+    "two modalities": ([1], {"Modality": "PT"}, "1 of 6 slices missing"),
 }
 
 
@@ -122,15 +123,15 @@ def test_refused_with_the_reason(folder: Path, alter: Alter, case: str) -> None:
         warnings.simplefilter("error")
         with pytest.raises(DicomError, match=reason) as caught:
             read_folder(folder)
-    (series,) = scan_folder(folder)
-    for secret in ("PHANTOM", series.uid, "SECRET", "slice_"):
+    series = scan_folder(folder)
+    for secret in ("PHANTOM", series[0].header.series_uid, "SECRET", "slice_"):
         assert secret not in str(caught.value)
-    assert series.name in str(caught.value)
+    assert any(part.name in str(caught.value) for part in series)
 
 
 def test_a_missing_slice_is_a_named_gap(folder: Path) -> None:
     sorted(folder.iterdir())[2].unlink()
-    with pytest.raises(DicomError, match=r"5\.000 mm between slices [23] and [34], 2\.500 mm between most others"):
+    with pytest.raises(DicomError, match=r"1 of 6 slices missing: [34] \((5|7\.5) mm from the first\)"):
         read_folder(folder)
 
 
@@ -142,22 +143,15 @@ def test_a_slow_drift_is_refused(tmp_path: Path) -> None:
         dataset = pydicom.dcmread(file)
         dataset.ImagePositionPatient[2] = 2.0 * k * (1 if k < 20 else 1.004)
         dataset.save_as(file)
-    with pytest.raises(DicomError, match=r"off the straight stack|mm between slices"):
+    with pytest.raises(DicomError, match="off the line|mm between slices"):
         read_folder(tmp_path / "s")
 
 
 def test_a_file_that_changed_since_the_scan_is_refused(folder: Path, alter: Alter) -> None:
     (series,) = scan_folder(folder)
     alter([3], lambda dataset: setattr(dataset, "Rows", 17) or setattr(dataset, "Columns", 74))
-    with pytest.raises(DicomError, match=r"slice . of 6: .*an image of shape \(17, 74\)"):
+    with pytest.raises(DicomError, match=r"slice . of 6: .*\(OSError\)"):
         read_series(series)
-
-
-def test_a_single_slice_is_refused(folder: Path) -> None:
-    for file in sorted(folder.iterdir())[1:]:
-        file.unlink()
-    with pytest.raises(DicomError, match="at least 2 slices, found a single slice"):
-        read_folder(folder)
 
 
 @pytest.mark.parametrize("length", [0, 100, 131, 140, 400, 900])
@@ -173,13 +167,13 @@ def test_two_series_are_refused_by_hash(tmp_path: Path) -> None:
     for name, modality in (("a", "CT"), ("b", "MR")):
         write_series(make_volume(modality), tmp_path / name, identity=name)
     names = [series.name for series in scan_folder(tmp_path)]
-    with pytest.raises(DicomError, match=rf"2: {names[0]} \(CT, 6 files\), {names[1]} \(MR, 6 files\)"):
-        read_folder(tmp_path)
+    with pytest.raises(DicomError, match=rf"2: series {names[0]} \(CT\), series {names[1]} \(MR\)"):
+        read_volume(tmp_path)
     assert [read_series(series).modality for series in scan_folder(tmp_path)] == ["CT", "MR"]
 
 
 def test_no_series_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DicomError, match="exactly one image series, found none"):
+    with pytest.raises(DicomError, match="an image series that can be read, found no image series"):
         read_folder(tmp_path)
 
 
@@ -197,5 +191,8 @@ def test_random_damage_is_read_or_refused(folder: Path, seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with contextlib.suppress(DicomError):
-            volume = read_folder(folder)
-            assert volume.array.shape[2] == 6 or volume.findings
+            refused: list[DicomError] = []
+            volumes = read_volumes(folder, refused=refused.append)
+            slices = sum(volume.array.shape[2] for volume in volumes)
+            said = [finding for volume in volumes for finding in volume.findings]
+            assert slices == 6 or refused or said or scan_pile(folder).findings

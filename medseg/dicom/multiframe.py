@@ -1,0 +1,104 @@
+"""Multi-frame files -> their frames, from shared and per-frame functional groups (PS3.3 C.7.6.16)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from medseg.dicom.dataset import load_dataset
+from medseg.dicom.header import Frame, Header, rescale_of
+from medseg.dicom.quiet import PYDICOM_ERRORS
+from medseg.dicom.tags import DESCRIBING, IMAGE
+from medseg.dicom.values import Numbers, numbers_of
+
+MAX_FRAMES = 100_000
+
+_SEQUENCES = [IMAGE[f"{kind}FunctionalGroupsSequence"] for kind in ("Shared", "PerFrame")]
+_FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+_ATTRIBUTES = {
+    "FrameContentSequence": {
+        "FrameAcquisitionNumber": "AcquisitionNumber",
+        "TemporalPositionIndex": "TemporalPositionIdentifier",
+        "FrameAcquisitionDateTime": "AcquisitionTime",
+    },
+    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
+    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
+    "CTReconstructionSequence": {"ConvolutionKernel": "ConvolutionKernel"},
+    "PixelMeasuresSequence": {"SliceThickness": "SliceThickness"},
+    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
+} | {name: {"FrameType": "ImageType"} for name in _FRAME_TYPES}
+"""Functional group -> its attributes, and what classic images call them."""
+
+
+def functional_frames(header: Header) -> list[Frame]:
+    """Read the frames of a multi-frame file; call it inside `quiet_pydicom`.
+
+    A frame's own group goes before the shared one.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The groups are damaged, or their number is not NumberOfFrames.
+    """
+    try:
+        with header.open() as stream:
+            dataset = load_dataset(stream, header.transfer_syntax_uid, tags=_SEQUENCES)
+        shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        if not header.frame_count == len(groups) <= MAX_FRAMES:
+            raise ValueError(f"{len(groups)} functional groups for {header.frame_count} frames")
+        return [_frame(header, number, (group, shared)) for number, group in enumerate(groups)]
+    except OSError:
+        raise
+    except PYDICOM_ERRORS as error:
+        raise ValueError("damaged functional groups") from error
+
+
+def _frame(header: Header, number: int, groups: Sequence[Dataset]) -> Frame:
+    measures = _group(groups, "PixelMeasuresSequence")
+    values = _group(groups, "PixelValueTransformationSequence")
+    return Frame(
+        header,
+        number,
+        position_mm=_numbers(_group(groups, "PlanePositionSequence").get("ImagePositionPatient"), 3),
+        orientation=_numbers(_group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient"), 6),
+        pixel_spacing_mm=_numbers(measures.get("PixelSpacing"), 2),
+        rescale=rescale_of(
+            _text(values.get("RescaleSlope")), _text(values.get("RescaleIntercept")), header.modality
+        ),
+        tags={**header.tags, **dict(_tags(groups))},
+    )
+
+
+def _group(groups: Sequence[Dataset], name: str) -> Dataset:
+    for group in groups:
+        items = group.get(name)
+        if items:
+            item: Dataset = items[0]
+            return item
+    return Dataset()
+
+
+def _tags(groups: Sequence[Dataset]) -> Iterator[tuple[int, str]]:
+    for name, attributes in _ATTRIBUTES.items():
+        group = _group(groups, name)
+        for keyword, classic in attributes.items():
+            text = _text(group.get(keyword))
+            if text:
+                yield DESCRIBING[classic], text
+    gradient = _group([_group(groups, "MRDiffusionSequence")], "DiffusionGradientDirectionSequence")
+    text = _text(gradient.get("DiffusionGradientOrientation"))
+    if text:
+        yield DESCRIBING["DiffusionGradientOrientation"], text
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    parts = [value] if isinstance(value, str | int | float) else value
+    return "\\".join(str(part).strip() for part in parts)
+
+
+def _numbers(value: Any, count: int) -> Numbers | None:
+    return numbers_of(_text(value), count)

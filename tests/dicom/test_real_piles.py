@@ -1,0 +1,244 @@
+"""All real DICOM at hand through scan, plan and read: each folder's own outcome, the law, and other readers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from medseg.dicom.plan import plan_pile
+from medseg.dicom.policy import Policies
+from medseg.dicom.read import read_stack
+from medseg.dicom.scan import scan_pile
+from medseg.volume import Volume
+from tests.dicom.cases import check, check_interpolated, check_parts, codes, read, read_one
+
+pytestmark = pytest.mark.data
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What must become of a folder: slices of each volume, reason of each refusal, findings of every volume."""
+
+    slices: tuple[int, ...] = ()
+    refused: tuple[str, ...] = ()
+    findings: frozenset[str] = frozenset()
+    skipped: frozenset[str] = frozenset()
+
+
+def four(*findings: str) -> Outcome:
+    return Outcome((4,), findings=frozenset(findings))
+
+
+NO_IMAGE = frozenset({"not-an-image"})
+OUTCOMES: dict[str, Outcome] = {
+    "ct/example_ct_dicom": Outcome((20,), findings=frozenset({"series-uid-missing", "sop-class-missing"})),
+    "dicom/codecs/compressed/001": four(),
+    "dicom/codecs/compressed_j2k/001": four(),
+    "dicom/codecs/compressed_jpeg/001": four(),
+    "dicom/codecs/compressed_jpegls/001": four(),
+    "dicom/codecs/compressed_rle/001": four(),
+    "dicom/codecs/rgb/001": Outcome(refused=("colour",)),
+    "dicom/failing/notavolume/001": Outcome((1, 1, 1, 1), findings=frozenset({"split", "single-slice"})),
+    "dicom/failing/slicecount/001": Outcome((2,)),
+    "dicom/failing/sliceincrement/001": Outcome(refused=("missing-slice",)),
+    "dicom/failing/sliceorientation/001": Outcome((2, 2), findings=frozenset({"split"})),
+    "dicom/localizer_philips": Outcome(refused=("localizer",), skipped=NO_IMAGE),
+    "dicom/tilt_ge": Outcome(refused=("irregular",)),
+    "dicom/tilt_philips": Outcome((54,), findings=frozenset({"gantry-tilt"}), skipped=NO_IMAGE),
+    "dicom/vendors/ge/001": four(),
+    "dicom/vendors/ge/001_implicit": four(),
+    "dicom/vendors/ge/001_single_slice": Outcome((1,), findings=frozenset({"single-slice"})),
+    "dicom/vendors/generic/001": four(),
+    "dicom/vendors/generic/001_implicit": four(),
+    "dicom/vendors/generic/002_non_isotropic": four(),
+    "dicom/vendors/siemens/001": four(),
+    "dicom/vendors/siemens/001_implicit": four(),
+    "dicom/vendors/siemens_mosaic/001": Outcome(refused=("mosaic", "mosaic")),
+    "dicom/vendors/siemens_multiframe/001": Outcome((8,)),
+    "mr_study/12-T1post-05670": Outcome((22,)),
+    "mr_study/13_HCropVolume": Outcome((32,)),
+    "mr_study/34909-T1prereg-84610": Outcome((22,)),
+    "mr_study/36459-FLAIRreg-76244": Outcome((22,)),
+    "mr_study/37916-T2reg-88910": Outcome((22,)),
+}
+READ = [name for name, outcome in OUTCOMES.items() if outcome.slices]
+
+
+def image_files(folder: Path) -> dict[tuple[str, str], list[Path]]:
+    """The files with pixels below a folder, by study and series, as pydicom reads them."""
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".gz")):
+        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        if "Rows" in dataset:
+            key = str(dataset.get("StudyInstanceUID", "")), str(dataset.get("SeriesInstanceUID", ""))
+            groups.setdefault(key, []).append(path)
+    return groups
+
+
+def files_of(folder: Path, volume: Volume) -> list[Path]:
+    """The files that a volume is made of."""
+    uids = {s.sop_instance_uid for s in volume.slices}
+    paths = [path for group in image_files(folder).values() for path in group]
+    return [path for path in paths if str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) in uids]
+
+
+def test_every_folder_has_its_outcome(data_root: Path) -> None:
+    below = [data_root / "ct" / "example_ct_dicom", data_root / "dicom", data_root / "mr_study"]
+    found = {str(p.parent.relative_to(data_root)) for b in below for p in b.rglob("*") if p.is_file()}
+    found -= {name for name in found if all(p.suffix == ".gz" or p.is_dir() for p in (data_root / name).iterdir())}
+    assert found == set(OUTCOMES)
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_scan_plan_and_read(data_root: Path, name: str) -> None:
+    expected, folder = OUTCOMES[name], data_root / name
+    scan, plan = scan_pile(folder), plan_pile(folder)
+    assert {finding.code.value for finding in scan.findings} == expected.skipped
+    assert sorted(len(d.series.frames) for d in plan.taken) == sorted(expected.slices)
+    assert sorted(d.rule for d in plan.decisions if not d.is_taken) == sorted(expected.refused)
+    assert len(scan.series) == len(plan.decisions) == len(expected.slices) + len(expected.refused)
+    volumes, refused = read(folder)
+    assert sorted(refused) == sorted(expected.refused)
+    assert sorted(len(volume.slices) for volume in volumes) == sorted(expected.slices)
+    for volume in volumes:
+        assert codes(volume) == expected.findings
+    check_parts(volumes, [files_of(folder, volume) for volume in volumes])
+    uids = [s.sop_instance_uid for volume in volumes for s in volume.slices if s.frame == 0]
+    files = [path for group in image_files(folder).values() for path in group]
+    assert len(set(uids)) == len(files) or refused
+
+
+def between(volume: Volume, image: Any) -> np.ndarray:
+    """Index into another image for every voxel (3, n); fails unless they are the same voxels."""
+    matrix = np.linalg.inv(image.affine) @ volume.affine
+    exact = matrix[:3, :3] @ np.indices(volume.array.shape).reshape(3, -1) + matrix[:3, 3:]
+    nearest = np.rint(exact).astype(int)
+    assert np.abs(exact - nearest).max() < 0.01
+    assert nearest.min() >= 0
+    assert (nearest.max(axis=1) < image.shape).all()
+    return nearest
+
+
+@pytest.mark.parametrize("name", READ)
+def test_another_converter_agrees_where_it_gave_an_opinion(data_root: Path, name: str) -> None:
+    folder = data_root / name
+    truth = folder.with_name(f"{folder.name.removesuffix('_implicit')}_ground_truth.nii.gz")
+    if not truth.exists():
+        pytest.skip("no ground truth beside it")
+    volume, image = read_one(folder), nib.load(truth)
+    values = np.asanyarray(image.dataobj)
+    assert values.size == volume.array.size
+    assert np.allclose(values[tuple(between(volume, image))], volume.array.reshape(-1), rtol=1e-6, atol=1e-5)
+
+
+def test_the_labels_of_the_ct_lie_on_its_grid(data_root: Path) -> None:
+    volume = read_one(data_root / "ct" / "example_ct_dicom")
+    labels = nib.load(data_root / "ct" / "example_seg_dicom.nii.gz")
+    values = np.asanyarray(labels.dataobj)[tuple(between(volume, labels))].reshape(volume.array.shape)
+    assert 60 < volume.array[values == 5].mean() < 120  # liver, HU
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in READ if OUTCOMES[name].slices[0] > 1 and "orientation" not in name]
+)
+def test_simpleitk_agrees_about_slices(data_root: Path, name: str) -> None:
+    """ITK's reader is right about each slice by itself; a tilted stack's direction it gets wrong."""
+    folder = data_root / name
+    volume = read_one(folder)
+    paths = {str(pydicom.dcmread(p, stop_before_pixels=True).SOPInstanceUID): p for p in files_of(folder, volume)}
+    for k in {0, 1, len(volume.slices) // 2, len(volume.slices) - 1}:
+        source = volume.slices[k]
+        image = sitk.ReadImage(str(paths[source.sop_instance_uid]))
+        if image.GetNumberOfComponentsPerPixel() != 1 or image.GetSize()[2] != 1:
+            continue
+        assert np.allclose(sitk.GetArrayFromImage(image)[0].T, volume.array[:, :, k], rtol=1e-5)
+        for i, j in ((0, 0), (volume.array.shape[0] - 1, volume.array.shape[1] - 1)):
+            lps = image.TransformIndexToPhysicalPoint((i, j, 0))
+            assert np.abs(volume.grid.index(np.array(lps) * (-1, -1, 1)) - (i, j, k)).max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["ct/example_ct_dicom", "mr_study/12-T1post-05670", "mr_study/13_HCropVolume"])
+def test_simpleitk_agrees_about_whole_series(data_root: Path, name: str) -> None:
+    volume = read_one(data_root / name)
+    paths = [str(path) for (group,) in [image_files(data_root / name).values()] for path in group]
+    normal = np.cross(*np.array(pydicom.dcmread(paths[0]).ImageOrientationPatient, dtype=float).reshape(2, 3))
+    paths.sort(key=lambda p: np.array(pydicom.dcmread(p, stop_before_pixels=True).ImagePositionPatient) @ normal)
+    image = sitk.ReadImage(paths)
+    assert np.allclose(sitk.GetArrayFromImage(image).transpose(2, 1, 0), volume.array, rtol=1e-6)
+    i, j, k = (size - 1 for size in volume.array.shape)
+    for index in ((0, 0, 0), (i, 0, 0), (0, j, 0), (0, 0, k), (i, j, k)):
+        lps = np.array(image.TransformIndexToPhysicalPoint(index))
+        assert np.abs(volume.grid.index(lps * (-1, -1, 1)) - index).max() < 0.01
+
+
+def test_ge_with_tilt_and_two_distances(data_root: Path) -> None:
+    folder = data_root / "dicom" / "tilt_ge"
+    volume = read_one(folder, irregular="resample")
+    assert codes(volume) == {"gantry-tilt", "irregular"}
+    assert volume.grid.is_sheared
+    paths = files_of(folder, volume)
+    assert len(paths) == 28
+    check_interpolated(paths, volume)
+    step = volume.affine[:3, 2]
+    assert np.allclose(step / np.linalg.norm(step), (0, 0, 1), atol=1e-6)  # the table's direction
+    for policies in ({"irregular": "resample", "gantry_tilt": "refuse"}, {"gantry_tilt": "refuse"}):
+        assert read(folder, **policies)[1][0] in ("gantry-tilt", "irregular")
+
+
+def test_philips_with_tilt(data_root: Path) -> None:
+    folder = data_root / "dicom" / "tilt_philips"
+    volume = read_one(folder)
+    assert volume.grid.is_sheared
+    assert np.allclose(volume.affine[:3, 2], (0, 0, 2.5), atol=1e-6)
+    assert read(folder, gantry_tilt="refuse") == ([], ["gantry-tilt"])
+
+
+def test_a_gap_is_named_or_filled(data_root: Path) -> None:
+    folder = data_root / "dicom" / "failing" / "sliceincrement" / "001"
+    volume = read_one(folder, missing_slice="fill")
+    assert codes(volume) == {"missing-slice"}
+    assert [s.place for s in volume.slices] == [0, 1, 2, 4]
+    check_interpolated(files_of(folder, volume), volume)
+
+
+def test_the_whole_mr_study_is_one_pile(data_root: Path) -> None:
+    folder = data_root / "mr_study"
+    volumes, refused = read(folder)
+    assert not refused
+    assert sorted(len(volume.slices) for volume in volumes) == [22, 22, 22, 22, 32]
+    check_parts(volumes, image_files(folder).values(), samples=60)
+    large = [volume for volume in volumes if len(volume.slices) == 22]
+    assert all(volume.grid.difference(large[0].grid, tolerance_mm=0.05) is None for volume in large)
+
+
+def test_all_of_dicom_is_one_pile(data_root: Path) -> None:
+    """Series that lie in several folders are put together where they are one, and refused where they conflict."""
+    folder = data_root / "dicom"
+    plan = plan_pile(folder, None, Policies())
+    groups = image_files(folder)
+    frames = [frame for decision in plan.decisions for frame in decision.series.frames]
+    assert len({(frame.header.study_uid, frame.header.series_uid) for frame in frames}) == len(groups)
+    assert len({frame.header.source for frame in frames}) == sum(len(paths) for paths in groups.values())
+    left = {d.rule for d in plan.decisions if not d.is_taken}
+    assert {"colour", "irregular", "localizer", "missing-slice", "mosaic"} <= left
+    paths = {
+        path: str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+        for g in groups.values()
+        for path in g
+    }
+    for decision in plan.taken:
+        volume = read_stack(decision.stack)
+        uids = [s.sop_instance_uid for s in volume.slices]
+        own = {uid: path for path, uid in paths.items() if uid in uids}  # of copies any one: they are the same
+        check(own.values(), volume, samples=30)
+    copies = [d for d in plan.taken if "duplicate" in {f.code.value for f in d.stack.findings}]
+    assert copies
+    for decision in copies:
+        assert len(decision.series.frames) > decision.stack.count
