@@ -21,11 +21,19 @@ Every message says, in this order, what was expected, what was found and what to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 SOME_FAILED = 3
 """Exit status: finished, but some inputs were refused or failed."""
 
 NOTHING_DONE = 5
 """Exit status: nothing could be done."""
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Join names for a message, the first ones only where there are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class MedsegError(Exception):

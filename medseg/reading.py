@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from medseg.dicom.plan import Decision, Plan, plan_pile
+from medseg.dicom.plan import NO_VOLUMES, Plan, plan_pile
 from medseg.dicom.policy import Policies
 from medseg.dicom.read import read_stack
 from medseg.dicom.select import SeriesRules
-from medseg.errors import DicomError
+from medseg.errors import DicomError, listed
 from medseg.nifti import is_nifti, read_nifti
 from medseg.volume import Volume
 
 _log = logging.getLogger(__name__)
-_MOST_NAMED = 6
 
 
 def read_volumes(
@@ -48,14 +47,13 @@ def read_volumes(
     files = nifti_files(path)
     if files:
         return [read_nifti(file) for file in files]
+    errors: list[DicomError] = []
     plan = plan_pile(path, rules, policies)
-    report = refused or _warn
-    for decision in plan.decisions:
-        if decision.error:
-            report(decision.error)
-    volumes = [volume for decision in plan.taken if (volume := _read(decision, report)) is not None]
+    volumes = list(_volumes(plan, errors))
+    for error in errors:
+        (refused or _warn)(error)
     if not volumes:
-        raise nothing_taken(path, plan)
+        raise errors[0] if len(errors) == 1 else nothing_taken(path, plan, errors)
     return volumes
 
 
@@ -64,17 +62,19 @@ def read_volume(path: str | Path, rules: SeriesRules | None = None, policies: Po
 
     Raises:
         NiftiError: A NIfTI file cannot be read.
-        DicomError: There is no such path, and no volume or more than one that can be read.
+        DicomError: There is no such path, or not exactly one volume: one that cannot be read right
+            counts too, but localizers, colour images and the like do not.
     """
-    volumes = read_volumes(path, rules, policies)
-    if len(volumes) > 1:
-        named = ", ".join(
-            f"{volume.source} ({volume.modality or 'no modality'})" for volume in volumes[:_MOST_NAMED]
-        )
+    errors: list[DicomError] = []
+    volumes = read_volumes(path, rules, policies, refused=errors.append)
+    unread = [error for error in errors if error.reason not in NO_VOLUMES]
+    if len(volumes) + len(unread) > 1:
+        found = [f"{volume.source} ({volume.modality or 'no modality'})" for volume in volumes]
+        found += [f"{error.where} ({error.reason})" for error in unread]
         raise DicomError(
             path,
             expected="one volume",
-            found=f"{len(volumes)}: {named}",
+            found=f"{len(found)}: {listed(found)}",
             remedy="choose one by rules, or name the folder of one series",
         )
     return volumes[0]
@@ -93,31 +93,36 @@ def nifti_files(path: Path) -> list[Path]:
     )
 
 
-def nothing_taken(path: Path, plan: Plan) -> DicomError:
-    """Return the error that says why no series of a pile was read."""
+def nothing_taken(path: Path, plan: Plan, errors: Sequence[DicomError] = ()) -> DicomError:
+    """Return the error that says why no series of a pile was read.
+
+    Args:
+        path: The pile.
+        plan: What became of its series.
+        errors: Of series that were taken and could not be read.
+    """
     left = [decision for decision in plan.decisions if not decision.is_taken]
-    if len(left) == 1 and left[0].error:
+    if len(left) == 1 and left[0].error and not errors:
         return left[0].error
-    named = [
-        f"{d.series.name} ({d.series.modality or 'no modality'}: {d.rule}, {d.seen})" for d in left[:_MOST_NAMED]
-    ]
-    more = f" and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
+    named = [f"{d.series.name} ({d.series.shown(d.series.modality) or '?'}: {d.rule}, {d.seen})" for d in left]
+    named += [f"{error.where} ({error.reason})" for error in errors if error.where not in "".join(named)]
     return DicomError(
         path,
         expected="an image series that can be read",
-        found=f"{len(left)} that cannot: {'; '.join(named)}{more}" if left else "no image series",
-        remedy="see medseg dicom plan" if left else "give a folder with DICOM slices, or NIfTI files",
+        found=f"{len(named)} that cannot: {listed(named)}" if named else "no image series",
+        remedy="see medseg dicom plan" if named else "give a folder with DICOM slices, or NIfTI files",
+        reason=errors[0].reason if errors else "",
     )
 
 
-def _read(decision: Decision, report: Callable[[DicomError], None]) -> Volume | None:
-    if decision.stack is None:
-        return None
-    try:
-        return read_stack(decision.stack)
-    except DicomError as error:
-        report(error)
-        return None
+def _volumes(plan: Plan, errors: list[DicomError]) -> Iterator[Volume]:
+    """Read what is taken; collect why series are refused."""
+    errors += [decision.error for decision in plan.decisions if decision.error]
+    for stack in plan.taken:
+        try:
+            yield read_stack(stack)
+        except DicomError as error:
+            errors.append(error)
 
 
 def _warn(error: DicomError) -> None:

@@ -11,7 +11,7 @@ from medseg.dicom.policy import Policies
 from medseg.dicom.read import read_stack
 from medseg.dicom.select import SeriesRules
 from medseg.dicom.stack import Stack
-from medseg.errors import DicomError, InputError
+from medseg.errors import DicomError, InputError, listed
 from medseg.findings import Finding
 from medseg.model import ModelPackage
 from medseg.nifti import case_name, is_nifti, read_nifti, write_nifti
@@ -19,8 +19,6 @@ from medseg.reading import nothing_taken
 from medseg.segmenter import ANY_MODALITY, Segmenter
 from medseg.tiles import Advance
 from medseg.volume import Volume
-
-_MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,11 @@ def dicom_studies(
         A study for each series; one with a problem for each that is wanted and cannot be read right, and for a pile
         that holds none.
     """
+    channels = len(package.modalities)
+    if channels > 1:
+        remedy = "write each channel as NIfTI, CASE_0000.nii.gz and so on"
+        yield Study(path, problem=InputError(path, expected=f"{channels} channels", found="DICOM", remedy=remedy))
+        return
     try:
         plan = plan_pile(path, rules or _rules_of(package), policies, progress=progress)
     except DicomError as error:
@@ -107,14 +110,12 @@ def _rules_of(package: ModelPackage) -> SeriesRules:
 
 
 def _ambiguous(path: Path, decisions: Sequence[Decision]) -> DicomError:
-    named = [
-        f"{d.series.name} ({d.series.modality}, {len(d.series.frames)} slices)" for d in decisions[:_MOST_NAMED]
-    ]
-    more = f" and {len(decisions) - _MOST_NAMED} more" if len(decisions) > _MOST_NAMED else ""
+    several = [decision.series for decision in decisions]
+    named = [f"{series.name} ({series.shown(series.modality)}, {series.slices} slices)" for series in several]
     return DicomError(
         path,
         expected="one image series a study that fits the model",
-        found=f"{len(decisions)}: {', '.join(named)}{more}",
+        found=f"{len(decisions)}: {listed(named)}",
         remedy="choose by --recipe, or name the folder of one series; see medseg dicom plan",
     )
 

@@ -153,7 +153,7 @@ def _print_table(records: list[dict[str, Any]], show_phi: bool) -> None:
         findings = ", ".join(finding["code"] for finding in record["findings"])
         last = [_decision(record)] if has_decisions else []
         last += [f"[dim]{escape(findings)}[/dim]"] if findings else []
-        table.add_row(study, series, escape(_image(record)), "\n".join(last))
+        table.add_row(escape(study), escape(series), escape(_image(record)), "\n".join(last))
     console.print(table)
 
 

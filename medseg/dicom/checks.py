@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pydicom.uid
 
-from medseg.dicom.header import Frame
+from medseg.dicom.frame import Frame
 from medseg.dicom.pixels import decoder_problem, has_whole_bits, pixel_problem
 from medseg.dicom.policy import Policies
 from medseg.dicom.refusal import refusal
 from medseg.dicom.series import Series
+from medseg.dicom.tags import DESCRIBING
 from medseg.findings import Finding, FindingCode
 
 _GREY = ("MONOCHROME1", "MONOCHROME2", "")
@@ -19,27 +20,16 @@ _SECONDARY_CAPTURE = "Secondary Capture"
 _Check = tuple[FindingCode, Callable[[Frame], bool], str, str]
 
 
-def check_kind(series: Series, where: str) -> None:
-    """Refuse images that are no grey slices of one volume.
-
-    Raises:
-        DicomError: They are a mosaic, a localizer, colour, secondary capture, four-dimensional or have no frames.
-    """
-    if series.is_four_dimensional:
-        found = f"{len(series.frames)} slices at repeated places: fMRI, a diffusion tensor or a long time series"
-        remedy = "segment another series, or choose --on-four-dimensional split"
-        raise refusal(where, FindingCode.FOUR_DIMENSIONAL, "one volume", found, remedy)
-    _check_all(_KINDS, series.frames, where)
-
-
 def usable_frames(series: Series, policies: Policies, where: str) -> tuple[list[Frame], list[Finding]]:
     """Leave out frames whose pixels cannot be whole.
 
     Raises:
-        DicomError: There are such frames, or damaged files beside the series, and the policy is to refuse them.
+        DicomError: The images are no slices of one volume; or there are such frames, or damaged files beside the
+            series, and the policy is to refuse them.
     """
     problems = [pixel_problem(frame.header) for frame in series.frames]
     frames = [frame for frame, problem in zip(series.frames, problems, strict=True) if problem is None]
+    _check_kind(series, frames or series.frames, where)
     bad = next((problem for problem in problems if problem), None)
     if bad is None and not series.damaged_beside:
         return frames, []
@@ -70,6 +60,15 @@ def check_frames(frames: Sequence[Frame], policies: Policies, where: str) -> lis
     return list(_value_findings(frames, policies, where))
 
 
+def _check_kind(series: Series, frames: Sequence[Frame], where: str) -> None:
+    """Refuse images that are no grey slices of one volume."""
+    if series.is_four_dimensional:
+        found = f"{len(frames)} slices at repeated places: fMRI, a diffusion tensor or a long time series"
+        remedy = "segment another series, or choose --on-four-dimensional split"
+        raise refusal(where, FindingCode.FOUR_DIMENSIONAL, "one volume", found, remedy)
+    _check_all(_KINDS, frames, where)
+
+
 def _check_all(checks: Sequence[_Check], frames: Sequence[Frame], where: str) -> None:
     for code, is_wrong, expected, found in checks:
         count = sum(is_wrong(frame) for frame in frames)
@@ -78,9 +77,12 @@ def _check_all(checks: Sequence[_Check], frames: Sequence[Frame], where: str) ->
 
 
 def _value_findings(frames: Sequence[Frame], policies: Policies, where: str) -> Iterator[Finding]:
-    without = sum(frame.rescale is None for frame in frames)
-    if without:
-        found = f"no valid RescaleSlope and RescaleIntercept in {without} of {len(frames)} slices"
+    slope = DESCRIBING["RescaleSlope"]
+    without = sum(frame.rescale is None for frame in frames) or sum(not frame.tags.get(slope) for frame in frames)
+    found = f"no valid RescaleSlope and RescaleIntercept in {without} of {len(frames)} slices"
+    if 0 < without < len(frames):
+        raise refusal(where, FindingCode.NO_RESCALE, "all values in one unit", found)
+    if frames[0].rescale is None:
         if policies.no_rescale == "refuse":
             remedy = "export the series again, or choose --on-no-rescale stored"
             raise refusal(where, FindingCode.NO_RESCALE, "values in their unit", found, remedy)
@@ -101,9 +103,7 @@ def _lacks_groups(frame: Frame) -> bool:
 
 
 def _lacks_geometry(frame: Frame) -> bool:
-    spacing = frame.pixel_spacing_mm
-    has_spacing = spacing is not None and min(spacing) > 0
-    return frame.position_mm is None or frame.orientation is None or not has_spacing
+    return None in (frame.position_mm, frame.orientation, frame.pixel_spacing_mm)
 
 
 _KINDS: tuple[_Check, ...] = (

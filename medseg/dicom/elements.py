@@ -149,7 +149,7 @@ def _is_bare(data: bytes) -> bool:
         return False
     group, element, length = struct.unpack_from("<HHL", data)
     following = struct.unpack("<HH", data[_SHORT_HEAD + length :][:4].ljust(4, b"\0"))
-    return data[4:6] in _SHORT_VRS | _LONG_VRS or (length <= 1024 and (group, element) < following < (0x0029, 0))
+    return data[4:6] in _SHORT_VRS | _LONG_VRS or (group, element) < following < (0x0029, 0)
 
 
 def _dataset_coding(start: bytes, syntax: str) -> _Coding:
@@ -172,7 +172,7 @@ def _inflate(stream: BinaryIO, start: bytes) -> BytesIO:
         if not start:
             raise DamagedError("the deflated data ends too early")
         output += inflater.decompress(start, most - len(output))
-        start = inflater.unconsumed_tail or stream.read(_CHUNK)
+        start = stream.read(_CHUNK)
     return BytesIO(output)
 
 

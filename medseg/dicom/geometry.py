@@ -26,10 +26,12 @@ _DIRECTION_TOLERANCE = 1e-3  # of length 1 and of a right angle
 _SAME_PLACE_MM = 1e-3
 _TILT_TOLERANCE_DEG = 0.05
 _MOST_WIDE_GAPS = 0.25  # of all gaps; with more, distances are uneven and no slices missing
+_MOST_MISSING = 2.0  # places for each slice that is there; with more, the gaps are no missing slices
 _USUAL_FINE_GAP = 0.25  # quantile of uneven gaps that becomes the step: one tiny gap does not count
 _ROUNDING = 1e-6
 _GOOD_ENOUGH = 1e-3  # pixels or mm that a line may be off before a better one is looked for
 _SEARCH_STEPS = 100
+_MOST_CLUSTERS = 100
 
 
 class Spacing(Enum):
@@ -64,7 +66,7 @@ class Fit:
     @property
     def is_straight(self) -> bool:
         """Whether every slice lies on the line."""
-        return self.off_voxels <= VOXEL_TOLERANCE + _ROUNDING
+        return is_close(self.off_voxels)
 
     @property
     def tilt_deg(self) -> float:
@@ -74,6 +76,11 @@ class Fit:
         aside, along = float(np.linalg.norm(np.cross(normal, step))), float(normal @ step)
         tilt_deg = float(np.degrees(np.arctan2(aside, along)))
         return tilt_deg if tilt_deg > _TILT_TOLERANCE_DEG else 0.0
+
+
+def is_close(off_voxels: float) -> bool:
+    """Whether a pixel that far from its place is still at it."""
+    return off_voxels <= VOXEL_TOLERANCE + _ROUNDING
 
 
 def slice_affine(position_mm: Vectors, orientation: Vectors, pixel_spacing_mm: Vectors) -> Affine:
@@ -112,11 +119,17 @@ def orientation_problem(orientations: Vectors) -> str | None:
 def clusters(vectors: Vectors, tolerance: float = _DIRECTION_TOLERANCE) -> NDArray[np.intp]:
     """Number vectors (n, m) by likeness: the same number where no part differs by more than the tolerance."""
     numbers = np.full(len(vectors), -1, dtype=np.intp)
-    count = 0
-    while (numbers < 0).any():
-        first = vectors[int(np.argmax(numbers < 0))]
-        numbers[(numbers < 0) & (np.abs(vectors - first).max(axis=1) <= tolerance)] = count
-        count += 1
+    for count in range(_MOST_CLUSTERS):
+        rest = np.flatnonzero(numbers < 0)
+        if not rest.size:
+            return numbers
+        near = np.abs(vectors[rest] - vectors[rest[0]]).max(axis=1) <= tolerance
+        numbers[rest[near]] = count
+    rest = np.flatnonzero(numbers < 0)
+    if rest.size:  # no series of slices: a radial scan, or hostile; by rounding, which takes no longer for many
+        numbers[rest] = (
+            np.unique(np.rint(vectors[rest] / tolerance), axis=0, return_inverse=True)[1] + _MOST_CLUSTERS
+        )
     return numbers
 
 
@@ -147,39 +160,44 @@ def fit_stack(positions_mm: Vectors, orientation: Vectors, pixel_spacing_mm: Vec
     frame = slice_affine(positions_mm[0], orientation, pixel_spacing_mm)
     within = np.linalg.solve(frame[:3, :3], (positions_mm - positions_mm[0]).T).T  # (n, 3): columns, rows, mm
     spacing, places = _places(within[:, 2])
-    start, step, off = _best_line(places, within)
+    start_mm, step_mm, off_mm = _best_line(places, within[:, 2:])
+    along = (within[:, 2] - start_mm[0]) / step_mm[0]  # where each slice really lies, in steps
+    start, step, off = _best_line(along, within[:, :2])
     affine = frame.copy()
-    affine[:3, 2] = frame[:3, :3] @ step
-    affine[:3, 3] = positions_mm[0] + frame[:3, :3] @ start
-    scale = np.array([1.0, 1.0, step[2]])
-    return Fit(spacing, places, affine, float((off / scale).max()))
+    affine[:3, 2] = frame[:3, :3] @ np.concatenate([step, step_mm])
+    affine[:3, 3] = positions_mm[0] + frame[:3, :3] @ np.concatenate([start, start_mm])
+    return Fit(spacing, places, affine, float(max(*off, off_mm[0] / step_mm[0])))
 
 
-def corners_off(affine: Affine, slices: list[Affine], last_pixel: tuple[int, int]) -> float:
+def corners_off(affine: Affine, slices: list[Affine], places: Vectors, last_pixel: tuple[int, int]) -> float:
     """Return how far, in voxels, the slices' corners lie from where the volume has them.
-
-    Slices are moved to their places first: only their directions and pixel sizes count.
 
     Args:
         affine: (column, row, slice) to mm.
         slices: One `slice_affine` for each slice.
+        places: (n,) of each slice, in steps.
         last_pixel: Highest column and row.
     """
     columns, rows = last_pixel
-    corners = np.array([[i, j, 0, 0] for i in (0, columns) for j in (0, rows)], dtype=float).T  # (4, 4)
-    inverse = np.linalg.inv(affine)
-    return max(float(np.abs(inverse @ own @ corners - corners).max()) for own in slices)
+    corners = np.array([[i, j, 0, 1] for i in (0, columns) for j in (0, rows)], dtype=float).T  # (4, 4)
+    inverse, worst = np.linalg.inv(affine), 0.0
+    for own, place in zip(slices, places, strict=True):
+        wanted = corners + np.array([[0.0], [0.0], [place], [0.0]])
+        worst = max(worst, float(np.abs(inverse @ own @ corners - wanted).max()))
+    return worst
 
 
 def _places(along_mm: Vectors) -> tuple[Spacing, Vectors]:
     gaps = np.diff(along_mm)
-    even = np.arange(len(along_mm), dtype=np.float64)
-    if _is_even(even, along_mm):
-        return Spacing.EVEN, even
+    places = np.arange(len(along_mm), dtype=np.float64)
+    if _is_even(places, along_mm):
+        return Spacing.EVEN, places
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     steps = np.rint(gaps / usual)
     with_gaps = np.concatenate([[0.0], np.cumsum(steps)])
-    few = (steps > 1).sum() <= max(1.0, _MOST_WIDE_GAPS * len(gaps))
+    few = (steps > 1).sum() <= max(1.0, _MOST_WIDE_GAPS * len(gaps)) and with_gaps[-1] <= _MOST_MISSING * len(
+        places
+    )
     if steps.min() >= 1 and few and _is_even(with_gaps, along_mm):
         return Spacing.MISSING, with_gaps
     length = float(along_mm[-1] - along_mm[0])

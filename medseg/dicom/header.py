@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from enum import Enum
-from typing import BinaryIO
 
 from pydicom.uid import UID
 
-from medseg.dicom.elements import DamagedError, Elements, NotDicomError, PixelLocation, read_elements
-from medseg.dicom.quiet import PYDICOM_ERRORS, quiet_pydicom
+from medseg.dicom.elements import DamagedError, Elements, NotDicomError, read_elements
+from medseg.dicom.frame import Frame, Header, Stamp, stamp_of
 from medseg.dicom.source import Source
 from medseg.dicom.tags import (
     DESCRIBING,
-    IDENTIFYING,
     IMAGE,
     MEDIA_STORAGE_SOP_CLASS_UID,
+    MEDIA_STORAGE_SOP_INSTANCE_UID,
     MOSAIC_SLICES,
     PATIENT,
+    PATIENT_ID,
+    PATIENT_NAME,
     PRIVATE_B_VALUES,
     SIEMENS_HEADER,
     WANTED,
 )
-from medseg.dicom.values import Numbers, identities, numbers_of, text_of, vr_of, whole_of, without_identity
-
-__all__ = ["PYDICOM_ERRORS", "Frame", "Header", "Skip", "Tags", "quiet_pydicom", "read_header", "rescale_of"]
-
-Tags = Mapping[int, str]
-"""Tag -> value as text, its parts joined by backslashes."""
-
-Stamp = tuple[int, int] | None
+from medseg.dicom.values import (
+    identities,
+    millimetres_of,
+    numbers_of,
+    short_hash,
+    spacing_of,
+    text_of,
+    vr_of,
+    whole_of,
+)
 
 _IMAGE_CLASS = "Image Storage"
 _FREE_TEXT_VRS = {"SH", "LO", "ST", "LT", "UC", "UT", "PN"}
+_LONGEST_CACHED, _LONGEST_KEPT = 256, 1024  # of a value, in bytes and characters
 _RESCALED_MODALITIES = {"CT", "PT"}
+_LEAST_SLOPE, _MOST_SLOPE, _MOST_INTERCEPT = 1e-30, 1e25, 1e35
 _GE_B_OFFSET = 1_000_000_000  # GE adds it to b-values
 _B_VALUE = DESCRIBING["DiffusionBValue"]
 
@@ -47,102 +50,6 @@ class Skip(Enum):
     NOT_AN_IMAGE = "a DICOM object that is not an image"
     DAMAGED = "a DICOM file that is damaged"
     UNREADABLE = "a file that cannot be read from the disk"
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the header of one image file says; values that are missing or not valid are None, "" or 0.
-
-    Attributes:
-        source: The file.
-        study_uid: StudyInstanceUID; an identifier, kept out of `repr`, messages and names, as the next three.
-        series_uid: SeriesInstanceUID.
-        sop_instance_uid: SOPInstanceUID.
-        frame_of_reference_uid: FrameOfReferenceUID.
-        sop_class_uid: SOPClassUID.
-        transfer_syntax_uid: How the pixels are encoded; "" where there is no file meta information.
-        is_little_endian: Of the data set.
-        has_file_meta: Whether the file begins as PS3.10 asks.
-        modality: ``CT``, ``MR``, ...
-        image_type: ImageType in capitals.
-        photometric: PhotometricInterpretation.
-        rows: Pixels down.
-        columns: Pixels across.
-        samples_per_pixel: 1 for grey.
-        frame_count: NumberOfFrames.
-        bits_allocated: Bits of a stored pixel.
-        bits_stored: Bits of it that count.
-        high_bit: The highest of these.
-        is_signed: Whether stored values have a sign.
-        has_lookup_table: Whether a ModalityLUTSequence stands in the place of slope and intercept.
-        has_functional_groups: Whether geometry stands frame by frame (PS3.3 C.7.6.16).
-        is_mosaic: Whether one image holds many slices side by side.
-        pixels: Where the pixels lie in the file, if there are any.
-        stamp: Size and time of the file, where it has any.
-        tags: Describing values, without parts of the patient's name or numbers.
-    """
-
-    source: Source = field(repr=False)
-    study_uid: str = field(repr=False)
-    series_uid: str = field(repr=False)
-    sop_instance_uid: str = field(repr=False)
-    frame_of_reference_uid: str = field(repr=False)
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    is_little_endian: bool
-    has_file_meta: bool
-    modality: str
-    image_type: tuple[str, ...]
-    photometric: str
-    rows: int
-    columns: int
-    samples_per_pixel: int
-    frame_count: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    is_signed: bool
-    has_lookup_table: bool
-    has_functional_groups: bool
-    is_mosaic: bool
-    pixels: PixelLocation | None
-    stamp: Stamp
-    tags: Tags = field(repr=False)
-
-    def open(self) -> BinaryIO:
-        """Open the file again, to read its pixels.
-
-        Raises:
-            OSError: It cannot be read, or has changed since its header was read.
-        """
-        stream = self.source.open()
-        if stamp_of(stream) != self.stamp:
-            stream.close()
-            raise OSError("the file has changed since its header was read")
-        return stream
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One image plane: a whole single-frame file, or one frame of a multi-frame one.
-
-    Attributes:
-        header: Of the file.
-        number: Of the frame within the file, from 0.
-        position_mm: ImagePositionPatient, LPS: centre of the first pixel.
-        orientation: ImageOrientationPatient, LPS: direction of a row, then of a column.
-        pixel_spacing_mm: PixelSpacing: between rows, between columns.
-        rescale: Slope and intercept; None where the header has none, or no valid ones.
-        tags: What tells it from other frames at the same place.
-    """
-
-    header: Header
-    number: int
-    position_mm: Numbers | None
-    orientation: Numbers | None
-    pixel_spacing_mm: Numbers | None
-    rescale: tuple[float, float] | None
-    tags: Tags = field(repr=False)
 
 
 def read_header(source: Source, extra: frozenset[int] = frozenset()) -> Frame | Skip:
@@ -179,24 +86,18 @@ def read_header(source: Source, extra: frozenset[int] = frozenset()) -> Frame | 
     return Skip.DAMAGED if is_standard_class or elements.pixels else Skip.NOT_AN_IMAGE
 
 
-def stamp_of(stream: BinaryIO) -> Stamp:
-    """Return size and modification time of an open file; None for what is no file of its own."""
-    try:
-        status = os.fstat(stream.fileno())
-    except OSError:  # a member of an archive
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
 def rescale_of(slope: str, intercept: str, modality: str) -> tuple[float, float] | None:
-    """Return slope and intercept, or None where they are missing, not numbers, or the slope is 0.
+    """Return slope and intercept, or None where they are missing, no numbers, the slope is 0, or float32 too small.
 
     Where both are missing or empty, stored values are the values; CT and PET need them for their unit.
     """
     if not slope and not intercept and modality not in _RESCALED_MODALITIES:
         return 1.0, 0.0
     slopes, intercepts = numbers_of(slope, 1), numbers_of(intercept, 1)
-    if slopes is None or intercepts is None or slopes[0] == 0:
+    if slopes is None or intercepts is None:
+        return None
+    is_sane = _LEAST_SLOPE < abs(slopes[0]) < _MOST_SLOPE and abs(intercepts[0]) < _MOST_INTERCEPT
+    if not is_sane:
         return None
     return slopes[0], intercepts[0]
 
@@ -208,7 +109,6 @@ class _Values:
         self.elements = elements
         self.charset = ""
         self.charset = self.text("SpecificCharacterSet")
-        self.hidden = identities([self[tag] for tag in PATIENT])
 
     def __getitem__(self, tag: int) -> str:
         return self.decode(tag, vr_of(tag))
@@ -217,9 +117,12 @@ class _Values:
         raw = self.elements.values.get(tag)
         if not raw:
             return ""
-        is_text = vr in _FREE_TEXT_VRS
-        text = text_of(raw, vr, self.elements.is_little_endian, self.charset if is_text else "")
-        return without_identity(text, self.hidden) if is_text and tag not in IDENTIFYING else text
+        charset = self.charset if vr in _FREE_TEXT_VRS else ""
+        decode = text_of if len(raw) <= _LONGEST_CACHED else text_of.__wrapped__
+        return decode(raw, vr, self.elements.is_little_endian, charset)
+
+    def hidden(self) -> tuple[str, ...]:
+        return identities(tuple(self[tag] for tag in PATIENT))
 
     def text(self, keyword: str) -> str:
         return self[IMAGE[keyword]]
@@ -229,7 +132,7 @@ class _Values:
 
     def describing(self, extra: Iterable[int]) -> dict[int, str]:
         wanted = {*DESCRIBING.values(), *extra}
-        found = {tag: self[tag] for tag in self.elements.values if tag in wanted}
+        found = {tag: self[tag][:_LONGEST_KEPT] for tag in self.elements.values if tag in wanted}
         b_value = self._private_b_value() if not found.get(_B_VALUE) else ""
         if b_value:
             found[_B_VALUE] = b_value
@@ -248,9 +151,9 @@ def _frame(source: Source, stamp: Stamp, values: _Values, extra: Iterable[int]) 
     return Frame(
         header,
         0,
-        position_mm=numbers_of(values.text("ImagePositionPatient"), 3),
+        position_mm=millimetres_of(values.text("ImagePositionPatient"), 3),
         orientation=numbers_of(values.text("ImageOrientationPatient"), 6),
-        pixel_spacing_mm=numbers_of(values.text("PixelSpacing"), 2),
+        pixel_spacing_mm=spacing_of(values.text("PixelSpacing")),
         rescale=rescale_of(values.text("RescaleSlope"), values.text("RescaleIntercept"), header.modality),
         tags=header.tags,
     )
@@ -268,7 +171,7 @@ def _header(source: Source, stamp: Stamp, values: _Values, extra: Iterable[int])
         source=source,
         study_uid=values.text("StudyInstanceUID"),
         series_uid=values.text("SeriesInstanceUID"),
-        sop_instance_uid=values.text("SOPInstanceUID"),
+        sop_instance_uid=values.text("SOPInstanceUID") or values[MEDIA_STORAGE_SOP_INSTANCE_UID],
         frame_of_reference_uid=values.text("FrameOfReferenceUID"),
         sop_class_uid=values.text("SOPClassUID"),
         transfer_syntax_uid=elements.transfer_syntax_uid,
@@ -290,5 +193,7 @@ def _header(source: Source, stamp: Stamp, values: _Values, extra: Iterable[int])
         is_mosaic=is_mosaic or "MOSAIC" in image_type,
         pixels=elements.pixels,
         stamp=stamp,
+        hidden=values.hidden(),
+        patient=short_hash(values[PATIENT_NAME], values[PATIENT_ID]),
         tags=tags,
     )

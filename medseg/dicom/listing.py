@@ -27,20 +27,23 @@ def series_record(series: Series, *, show_phi: bool = False) -> dict[str, Any]:
         show_phi: Add the UIDs.
     """
     header = series.header
-    record = {
-        "series": series.name,
-        "study": series.study_name,
+    texts = {
         "modality": header.modality,
         "sop_class": pydicom.uid.UID(header.sop_class_uid).name,
         "description": _first(series, "SeriesDescription"),
         "body_part": _first(series, "BodyPartExamined"),
         "image_type": "\\".join(header.image_type),
+        "transfer_syntax": pydicom.uid.UID(header.transfer_syntax_uid).name,
+    }
+    record: dict[str, Any] = {
+        "series": series.name,
+        "study": series.study_name,
+        **{name: series.shown(text) for name, text in texts.items()},
         "plane": plane_of(series),
         "columns": header.columns,
         "rows": header.rows,
-        "slices": len(series.frames),
+        "slices": series.slices,
         "pixel_spacing_mm": list(series.frames[0].pixel_spacing_mm or ()),
-        "transfer_syntax": pydicom.uid.UID(header.transfer_syntax_uid).name,
         "split": series.label,
         "findings": [finding_record(finding) for finding in series.findings],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.dicom.policy import Policies
 from medseg.dicom.select import SeriesRules
+from medseg.errors import MedsegError
 from medseg.reading import read_volume
 from medseg.volume import Volume, require_same_grid
 
@@ -39,21 +39,27 @@ class SeriesReader(ImageReader):  # type: ignore[misc]  # MONAI has no types
         """Take any path: DICOM files and folders have no suffix of their own."""
         return True
 
-    def read(self, data: Any, **kwargs: Any) -> list[Volume]:
-        """Read one volume for each path.
+    def read(self, data: Any, **kwargs: Any) -> list[Volume] | MedsegError:
+        """Read one volume for each path; an error is kept for `get_data`.
 
-        Raises:
-            InputError: A path cannot be read right, or holds several volumes.
+        MONAI takes an exception of `read` as a sign to try its other readers, which would then read wrongly what
+        was refused here.
         """
         paths = [data] if isinstance(data, str | Path) else list(data)
-        return [read_volume(Path(path), self.rules, self.policies) for path in paths]
+        try:
+            return [read_volume(Path(path), self.rules, self.policies) for path in paths]
+        except MedsegError as error:
+            return error
 
-    def get_data(self, img: Sequence[Volume]) -> tuple[NDArray[Any], dict[str, Any]]:
+    def get_data(self, img: list[Volume] | MedsegError) -> tuple[NDArray[Any], dict[str, Any]]:
         """Return the values (i, j, k), or (channel, i, j, k) for several volumes, and MONAI's metadata in RAS+ mm.
 
         Raises:
+            InputError: A path cannot be read right, or holds several volumes.
             GridError: Several volumes do not lie on one grid.
         """
+        if isinstance(img, MedsegError):
+            raise img
         first = img[0]
         for other in img[1:]:
             require_same_grid(first.grid, other.grid, owner=first.source, where=other.source)

@@ -8,10 +8,12 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from medseg.dicom.dataset import load_dataset
-from medseg.dicom.header import Frame, Header, rescale_of
+from medseg.dicom.elements import MAX_HEADER_BYTES
+from medseg.dicom.frame import Frame, Header, frame_bytes
+from medseg.dicom.header import rescale_of
 from medseg.dicom.quiet import PYDICOM_ERRORS
 from medseg.dicom.tags import DESCRIBING, IMAGE
-from medseg.dicom.values import Numbers, numbers_of
+from medseg.dicom.values import millimetres_of, numbers_of, spacing_of
 
 MAX_FRAMES = 100_000
 
@@ -22,13 +24,15 @@ _ATTRIBUTES = {
         "FrameAcquisitionNumber": "AcquisitionNumber",
         "TemporalPositionIndex": "TemporalPositionIdentifier",
         "FrameAcquisitionDateTime": "AcquisitionTime",
+        "StackID": "StackID",
     },
     "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
     "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
     "CTReconstructionSequence": {"ConvolutionKernel": "ConvolutionKernel"},
     "PixelMeasuresSequence": {"SliceThickness": "SliceThickness"},
+    "PixelValueTransformationSequence": {"RescaleSlope": "RescaleSlope"},
     "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
-} | {name: {"FrameType": "ImageType"} for name in _FRAME_TYPES}
+} | {name: {"FrameType": "ImageType", "ComplexImageComponent": "ComplexImageComponent"} for name in _FRAME_TYPES}
 """Functional group -> its attributes, and what classic images call them."""
 
 
@@ -43,7 +47,9 @@ def functional_frames(header: Header) -> list[Frame]:
     """
     try:
         with header.open() as stream:
-            dataset = load_dataset(stream, header.transfer_syntax_uid, tags=_SEQUENCES)
+            dataset = load_dataset(
+                stream, header.transfer_syntax_uid, most_bytes=_bytes_to_read(header), tags=_SEQUENCES
+            )
         shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
         groups = dataset.PerFrameFunctionalGroupsSequence
         if not header.frame_count == len(groups) <= MAX_FRAMES:
@@ -55,15 +61,22 @@ def functional_frames(header: Header) -> list[Frame]:
         raise ValueError("damaged functional groups") from error
 
 
+def _bytes_to_read(header: Header) -> int:
+    """Return where the pixels begin; a deflated file has to be inflated whole."""
+    if header.pixels is not None and header.pixels.offset >= 0:
+        return header.pixels.offset
+    return MAX_HEADER_BYTES + frame_bytes(header) * header.frame_count
+
+
 def _frame(header: Header, number: int, groups: Sequence[Dataset]) -> Frame:
     measures = _group(groups, "PixelMeasuresSequence")
     values = _group(groups, "PixelValueTransformationSequence")
     return Frame(
         header,
         number,
-        position_mm=_numbers(_group(groups, "PlanePositionSequence").get("ImagePositionPatient"), 3),
-        orientation=_numbers(_group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient"), 6),
-        pixel_spacing_mm=_numbers(measures.get("PixelSpacing"), 2),
+        position_mm=millimetres_of(_text(_group(groups, "PlanePositionSequence").get("ImagePositionPatient")), 3),
+        orientation=numbers_of(_text(_group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient")), 6),
+        pixel_spacing_mm=spacing_of(_text(measures.get("PixelSpacing"))),
         rescale=rescale_of(
             _text(values.get("RescaleSlope")), _text(values.get("RescaleIntercept")), header.modality
         ),
@@ -98,7 +111,3 @@ def _text(value: Any) -> str:
         return ""
     parts = [value] if isinstance(value, str | int | float) else value
     return "\\".join(str(part).strip() for part in parts)
-
-
-def _numbers(value: Any, count: int) -> Numbers | None:
-    return numbers_of(_text(value), count)

@@ -11,10 +11,13 @@ import numpy as np
 import pydicom.uid
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder, pixel_array
 
+from medseg.dicom.codestream import claimed_size, is_complete
 from medseg.dicom.dataset import load_dataset
-from medseg.dicom.header import Frame, Header
+from medseg.dicom.elements import MAX_HEADER_BYTES
+from medseg.dicom.frame import Frame, Header, frame_bytes
 from medseg.dicom.quiet import PYDICOM_ERRORS
 from medseg.dicom.refusal import refusal
 from medseg.findings import FindingCode
@@ -40,7 +43,8 @@ _DECODER_PACKAGES = {
     "JPEG 2000": "pylibjpeg-openjpeg",
     "JPEG": "python-gdcm",
 }
-_DATASETS_KEPT = 4
+_FILES_KEPT = 4
+_CODESTREAMS = frozenset((*pydicom.uid.JPEGTransferSyntaxes, *pydicom.uid.JPEGLSTransferSyntaxes, *_JPEG_2000))
 
 
 def decoder_problem(transfer_syntax_uid: str) -> str | None:
@@ -49,7 +53,8 @@ def decoder_problem(transfer_syntax_uid: str) -> str | None:
         return None  # not encapsulated, or it would say so
     uid = pydicom.uid.UID(transfer_syntax_uid)
     try:
-        if get_decoder(uid).is_available:
+        decoder = get_decoder(uid)
+        if decoder.is_available and (uid not in _JPEG_2000 or _OPENJPEG in decoder.available_plugins):
             return None
     except PYDICOM_ERRORS:
         return f"an unknown transfer syntax, {uid.name}" if uid.is_valid else "a transfer syntax that is no UID"
@@ -64,35 +69,34 @@ def pixel_problem(header: Header) -> str | None:
     pixels = header.rows * header.columns
     if pixels > MAX_SLICE_PIXELS or header.frame_count < 1 or pixels * header.frame_count > MAX_VOXELS:
         return "absurd Rows, Columns or NumberOfFrames"
-    offset, length = header.pixels.offset, header.pixels.length
-    if length is None or offset < 0:
+    length = header.pixels.length
+    if length is None:
         return None  # compressed: the decoder will tell
-    expected = _frame_bytes(header) * header.frame_count
+    expected = frame_bytes(header) * header.frame_count
     if length > expected + 1:
         return "more pixel data than Rows, Columns and NumberOfFrames say"
-    if length < expected or offset + expected > header.source.size:
-        return "truncated pixel data"
-    return None
+    is_cut = header.pixels.offset >= 0 and header.pixels.offset + expected > header.source.size
+    return "truncated pixel data" if length < expected or is_cut else None
 
 
 def has_whole_bits(header: Header) -> bool:
-    """Whether stored values take 8, 16 or 32 bits each, and the bits that count lie within."""
+    """Whether stored values take 8, 16 or 32 bits each, and the bits that count are where they can be read."""
     allocated, stored, high = header.bits_allocated, header.bits_stored, header.high_bit
-    return allocated in _ALLOCATED_BITS and 0 < stored <= high + 1 <= allocated
-
-
-def _frame_bytes(header: Header) -> int:
-    return header.rows * header.columns * header.samples_per_pixel * header.bits_allocated // 8
+    if allocated not in _ALLOCATED_BITS or not 0 < stored <= high + 1 <= allocated:
+        return False
+    if _is_swapped(header) and header.frame_count > 1 and frame_bytes(header) % 2:
+        return False  # frames would begin within a word
+    return high == stored - 1 or header.transfer_syntax_uid not in _CODESTREAMS
 
 
 class FrameReader:
     """Reads stored values of frames; may be called from several threads.
 
-    Files that hold many frames, or have to be decoded whole, are kept for the next frame.
+    Files that hold many frames and cannot be entered anywhere are kept in memory for the next frame.
     """
 
     def __init__(self) -> None:
-        self._datasets: OrderedDict[int, Dataset] = OrderedDict()
+        self._kept: OrderedDict[int, Dataset] = OrderedDict()
         self._lock = threading.Lock()
 
     def values(self, frame: Frame, where: str) -> Values:
@@ -103,12 +107,10 @@ class FrameReader:
         """
         header = frame.header
         try:
-            location = _native_location(header)
-            if location is not None:
-                return _native_values(frame, location)
-            values = self._decoded(frame)
+            offset = _offset(header)
+            values = self._decoded(frame) if offset is None else _cells(header, _frame_at(frame, offset))
         except PYDICOM_ERRORS as error:
-            raise _undecodable(where, type(error).__name__) from error
+            raise _undecodable(where, type(error).__name__) from None  # its text may quote the file
         if values.shape != (header.rows, header.columns):
             raise _undecodable(where, f"an image of shape {values.shape}")
         return values
@@ -122,51 +124,88 @@ class FrameReader:
         return all(np.array_equal(values, self.values(frame, where)) for frame in frames[1:])
 
     def _decoded(self, frame: Frame) -> Values:
+        """Decode a frame that is compressed, or in a file that has to be unpacked from its beginning."""
         header = frame.header
         dataset = self._dataset(header)
-        if not header.transfer_syntax_uid:
-            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-        plugin = _OPENJPEG if header.transfer_syntax_uid in _JPEG_2000 else ""
+        syntax = dataset.file_meta.get("TransferSyntaxUID", "") or pydicom.uid.ImplicitVRLittleEndian
+        if not syntax.is_encapsulated:
+            start = frame.number * frame_bytes(header)
+            return _cells(header, dataset.PixelData[start : start + frame_bytes(header)])
         index = frame.number if header.frame_count > 1 else None
-        values: Values = pixel_array(dataset, index=index, raw=True, decoding_plugin=plugin)
-        return values
+        if syntax in _CODESTREAMS:
+            _check_claim(header, _encapsulated_frame(dataset, frame))
+            plugin = _OPENJPEG if syntax in _JPEG_2000 else ""
+            values: Values = pixel_array(dataset, index=index, raw=True, decoding_plugin=plugin)
+            return values
+        dataset.BitsStored, dataset.HighBit = header.bits_allocated, header.bits_allocated - 1  # RLE: as they stand
+        return _significant(pixel_array(dataset, index=index, raw=True), header)
 
     def _dataset(self, header: Header) -> Dataset:
-        """Load a file; files of many frames are kept for the next ones."""
         if header.frame_count == 1:
             return _load(header)
         with self._lock:
-            if id(header) not in self._datasets:
-                self._datasets[id(header)] = _load(header)
-                while len(self._datasets) > _DATASETS_KEPT:
-                    self._datasets.popitem(last=False)
-            return self._datasets[id(header)]
+            if id(header) not in self._kept:
+                self._kept[id(header)] = _load(header)
+                while len(self._kept) > _FILES_KEPT:
+                    self._kept.popitem(last=False)
+            return self._kept[id(header)]
 
 
 def _load(header: Header) -> Dataset:
+    expected = frame_bytes(header) * header.frame_count
     with header.open() as stream:
-        return load_dataset(stream, header.transfer_syntax_uid)
+        return load_dataset(stream, header.transfer_syntax_uid, most_bytes=expected + MAX_HEADER_BYTES)
 
 
-def _native_location(header: Header) -> int | None:
-    """Return the offset of stored values that stand in the file as they are, or None."""
+def _encapsulated_frame(dataset: Dataset, frame: Frame) -> bytes:
+    table = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    offsets = (table[0], table[1]) if table[0] and table[1] else None
+    count = frame.header.frame_count
+    return bytes(get_frame(dataset.PixelData, frame.number, extended_offsets=offsets, number_of_frames=count))
+
+
+def _check_claim(header: Header, frame: bytes) -> None:
+    """Refuse a codestream of another size before its decoder allocates it."""
+    if not is_complete(frame):
+        raise EOFError
+    claimed = claimed_size(frame)
+    if claimed is not None and claimed != (header.rows, header.columns):
+        raise ValueError("a codestream of another size")
+
+
+def _offset(header: Header) -> int | None:
+    """Return where in the file stored values stand as they are, or None where they have to be unpacked."""
     pixels = header.pixels
-    return None if pixels is None or pixels.length is None or pixels.offset < 0 else pixels.offset
+    if pixels is None or pixels.length is None or pixels.offset < 0:
+        return None
+    must_unpack = header.frame_count > 1 and header.stamp is None  # each seek would unpack all before it
+    return None if must_unpack else pixels.offset
 
 
-def _native_values(frame: Frame, offset: int) -> Values:
-    """Read values that are not compressed (PS3.5 8.1.1), straight from their place in the file."""
-    header = frame.header
-    size = _frame_bytes(header)
-    with header.open() as stream:
+def _frame_at(frame: Frame, offset: int) -> bytes:
+    size = frame_bytes(frame.header)
+    with frame.header.open() as stream:
         stream.seek(offset + frame.number * size)
-        content = stream.read(size)
+        return stream.read(size + size % 2)
+
+
+def _cells(header: Header, content: bytes) -> Values:
+    """Return the values (rows, columns) of a frame that is not compressed (PS3.5 8.1.1)."""
+    size = frame_bytes(header)
     if len(content) < size:
         raise EOFError
+    if _is_swapped(header):
+        content = np.frombuffer(content[: len(content) // 2 * 2], "<u2").byteswap().tobytes()
     order = "<" if header.is_little_endian else ">"
     kind = "i" if header.is_signed else "u"
-    raw = np.frombuffer(content, dtype=np.dtype(f"{order}{kind}{header.bits_allocated // 8}"))
+    raw = np.frombuffer(content[:size], dtype=np.dtype(f"{order}{kind}{header.bits_allocated // 8}"))
     return _significant(raw, header).reshape(header.rows, header.columns)
+
+
+def _is_swapped(header: Header) -> bool:
+    """Whether bytes stand as words of 16 bits in big endian (PS3.5 8.1.2, 7.3)."""
+    is_word = header.pixels is not None and header.pixels.vr == "OW"
+    return is_word and header.bits_allocated == 8 and not header.is_little_endian
 
 
 def _significant(raw: Values, header: Header) -> Values:

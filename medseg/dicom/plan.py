@@ -16,7 +16,7 @@ from medseg.dicom.stack import Stack, stack_series
 from medseg.errors import DicomError
 from medseg.findings import Finding, FindingCode
 
-_NO_VOLUMES = {
+NO_VOLUMES = {
     code.value
     for code in (
         FindingCode.LOCALIZER,
@@ -27,6 +27,7 @@ _NO_VOLUMES = {
         FindingCode.FOUR_DIMENSIONAL,
     )
 }
+"""Reasons of series that are no volume at all, and so are none that is missed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Decision:
     @property
     def is_wanted(self) -> bool:
         """Whether it is a volume that the rules take, even where it cannot be read right."""
-        return self.is_taken or (self.error is not None and self.rule not in _NO_VOLUMES)
+        return self.is_taken or (self.error is not None and self.rule not in NO_VOLUMES)
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ class Plan:
     findings: tuple[Finding, ...]
 
     @property
-    def taken(self) -> tuple[Decision, ...]:
-        """Series that are read."""
-        return tuple(decision for decision in self.decisions if decision.is_taken)
+    def taken(self) -> tuple[Stack, ...]:
+        """What is read."""
+        return tuple(decision.stack for decision in self.decisions if decision.stack)
 
 
 def plan_pile(

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.dicom.frame import Frame
 from medseg.dicom.geometry import LPS_TO_RAS, Vectors
-from medseg.dicom.header import Frame
 from medseg.dicom.pixels import FrameReader, rescale_into
 from medseg.dicom.policy import Policies
 from medseg.dicom.quiet import quiet_pydicom

@@ -6,20 +6,23 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.dicom.header import Frame, Skip, read_header
+from medseg.dicom.frame import Frame, Header
+from medseg.dicom.header import Skip, read_header
 from medseg.dicom.multiframe import functional_frames
+from medseg.dicom.pixels import pixel_problem
 from medseg.dicom.quiet import quiet_pydicom
 from medseg.dicom.series import Series
 from medseg.dicom.source import Source, find_sources
-from medseg.dicom.split import Part, split_series
+from medseg.dicom.split import split_series
 from medseg.dicom.tags import DESCRIBING
 from medseg.dicom.values import distinct
 from medseg.findings import Finding, FindingCode
 
 Progress = Callable[[int, int], None]
+_Key = tuple[str, ...]
 
 _MOST_THREADS = 8
 _FILES_A_TASK = 64
@@ -29,6 +32,14 @@ _SKIP_CODES = {
     Skip.DAMAGED: FindingCode.DAMAGED_FILE,
     Skip.UNREADABLE: FindingCode.UNREADABLE_FILE,
 }
+_LOST = {
+    FindingCode.DAMAGED_FILE,
+    FindingCode.UNREADABLE_FILE,
+    FindingCode.OUTSIDE_REFERENCE,
+    FindingCode.MISSING_FILE,
+    FindingCode.TOO_LARGE,
+    FindingCode.ENCRYPTED,
+}  # what was left out may have been a slice of any series, so each series says so
 
 
 @dataclass(frozen=True)
@@ -61,23 +72,19 @@ def scan_pile(path: Path, *, extra: frozenset[int] = frozenset(), progress: Prog
         DicomError: There is no such path, or the zip or DICOMDIR is damaged.
     """
     pile = find_sources(path)
-    groups: dict[tuple[str, str], list[Frame]] = {}
+    groups: dict[_Key, list[Frame]] = {}
     skipped: Counter[tuple[str, Skip]] = Counter()
     with quiet_pydicom():
         for source, result in _read_all(pile.sources, extra, progress):
             if isinstance(result, Skip):
                 skipped[source.folder, result] += 1
             else:
-                header = result[0].header
-                groups.setdefault((header.study_uid, header.series_uid), []).extend(result)
-    damaged = {folder: count for (folder, skip), count in skipped.items() if skip is Skip.DAMAGED}
-    owners = _owners(groups)
-    series = [
-        part
-        for key, frames in groups.items()
-        for part in _series(frames, sum(n for folder, n in damaged.items() if owners.get(folder) == {key}))
-    ]
-    return Scan(tuple(series), (*pile.findings, *_skip_findings(skipped)), len(pile.sources))
+                groups.setdefault(_key(result[0].header), []).extend(result)
+        damaged = _damaged_beside(groups, skipped)
+        findings = (*pile.findings, *_skip_findings(skipped))
+        lost = tuple(finding for finding in findings if finding.code in _LOST)
+        series = [part for key, frames in groups.items() for part in _series(frames, damaged[key], lost)]
+    return Scan(tuple(series), findings, len(pile.sources))
 
 
 def _read_all(
@@ -104,39 +111,50 @@ def _read_all(
 def _read(source: Source, extra: frozenset[int]) -> list[Frame] | Skip:
     try:
         frame = read_header(source, extra)
-        if isinstance(frame, Skip) or not frame.header.has_functional_groups:
-            return frame if isinstance(frame, Skip) else [frame]
-        return functional_frames(frame.header)
+        if isinstance(frame, Skip):
+            return frame
+        has_own_frames = frame.header.has_functional_groups and pixel_problem(frame.header) is None
+        return functional_frames(frame.header) if has_own_frames else [frame]
     except ValueError:
         return Skip.DAMAGED
     except OSError:
         return Skip.UNREADABLE
 
 
-def _owners(groups: dict[tuple[str, str], list[Frame]]) -> dict[str, set[tuple[str, str]]]:
-    """Return which series have files in each folder."""
-    owners: dict[str, set[tuple[str, str]]] = {}
+def _key(header: Header) -> _Key:
+    """Return what tells series apart; folder and patient where they have no SeriesInstanceUID."""
+    without_uid = () if header.series_uid else (header.source.folder, header.patient)
+    return (header.study_uid, header.series_uid, *without_uid)
+
+
+def _damaged_beside(groups: dict[_Key, list[Frame]], skipped: Counter[tuple[str, Skip]]) -> Counter[_Key]:
+    """Count, for each series, the damaged files of folders that hold no other series."""
+    owners: dict[str, set[_Key]] = {}
     for key, frames in groups.items():
         for folder in {frame.header.source.folder for frame in frames}:
             owners.setdefault(folder, set()).add(key)
-    return owners
+    damaged: Counter[_Key] = Counter()
+    for (folder, skip), count in skipped.items():
+        if skip in (Skip.DAMAGED, Skip.UNREADABLE) and len(owners.get(folder, ())) == 1:
+            damaged[next(iter(owners[folder]))] += count
+    return damaged
 
 
-def _series(frames: Sequence[Frame], damaged: int) -> Iterator[Series]:
+def _series(frames: Sequence[Frame], damaged: int, lost: tuple[Finding, ...]) -> Iterator[Series]:
     parts = split_series(frames)
     for number, part in enumerate(parts, start=1):
-        findings = tuple(_oddities(part, number, len(parts), damaged))
         suffix = f"-{number}" if len(parts) > 1 else ""
-        yield Series(part.frames, suffix, part.label, part.is_four_dimensional, damaged, findings)
+        series = Series(part.frames, suffix, part.label, part.is_four_dimensional, damaged)
+        series = replace(series, label=series.shown(part.label))
+        findings = (*_oddities(series, number, len(parts)), *lost)
+        yield replace(series, findings=findings)
 
 
-def _oddities(part: Part, number: int, parts: int, damaged: int) -> Iterator[Finding]:
+def _oddities(part: Series, number: int, parts: int) -> Iterator[Finding]:
     headers = [frame.header for frame in part.frames]
     if parts > 1:
         message = f"volume {number} of {parts} of its series" + (f": {part.label}" if part.label else "")
         yield Finding(FindingCode.SPLIT, message)
-    if damaged:
-        yield Finding(FindingCode.DAMAGED_FILE, f"{damaged} damaged file(s) beside the slices")
     for code, tag, count in (
         (FindingCode.SERIES_UID_MISSING, "SeriesInstanceUID", sum(not header.series_uid for header in headers)),
         (FindingCode.SOP_CLASS_MISSING, "SOPClassUID", sum(not header.sop_class_uid for header in headers)),

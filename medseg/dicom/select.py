@@ -22,11 +22,19 @@ from medseg.dicom.series_rules import (
     split_comparison,
     tag_number,
 )
-from medseg.dicom.series_values import began, normals, pixel_spacings_mm, spacing_mm, texts, thicknesses_mm, values
+from medseg.dicom.series_values import (
+    beginnings,
+    normals,
+    pixel_spacings_mm,
+    spacing_mm,
+    texts,
+    thicknesses_mm,
+    values,
+)
 from medseg.dicom.tags import DESCRIBING
 from medseg.dicom.values import numbers_of, vr_of
 
-__all__ = ["Decision", "SeriesRules", "choose", "first_failed", "prefer"]
+__all__ = ["Choice", "SeriesRules", "first_failed", "prefer"]
 
 _MOST_CHARACTERS = 64  # what a description may hold (PS3.5 6.2, LO); no more is searched or shown
 _SHOWN_VRS = NUMBER_VRS | {"CS"}
@@ -45,7 +53,7 @@ _NO_AGENT = {"", "no", "n", "none", "n/a", "na", "no contrast", "without", "with
 
 
 @dataclass(frozen=True)
-class Decision:
+class Choice:
     """What becomes of one series.
 
     Attributes:
@@ -61,47 +69,37 @@ class Decision:
     seen: str = ""
 
 
-def choose(rules: SeriesRules, candidates: Sequence[Series]) -> list[Decision]:
-    """Decide about every candidate, in their order: whether it fits, and whether it is preferred in its study.
-
-    `rules.extra_tags` must have been read from the headers.
-    """
-    failed = [first_failed(rules, series) for series in candidates]
-    fitting = [series for series, failure in zip(candidates, failed, strict=True) if failure is None]
-    preferred = iter(prefer(rules, fitting))
-    return [
-        next(preferred) if failure is None else Decision(series, False, *failure)
-        for series, failure in zip(candidates, failed, strict=True)
-    ]
-
-
 def first_failed(rules: SeriesRules, series: Series) -> tuple[str, str] | None:
     """Return the first rule that a series does not fit and what it saw, or None where the series fits all."""
     for name, rule in _RULES.items():
         asked = getattr(rules, name)
         seen = None if asked is None else rule.misfit(rules, series)
         if seen is not None:
-            return f"{name} {rule.text(asked)}", _shown(seen)
+            return f"{name} {rule.text(asked)}", _shown(series, seen)
     for key, comparison in (rules.tags or {}).items():
         tag = tag_number(key)
         seen = _misfit(values(series, tag), partial(_compares, comparison))
         if seen is not None:
-            return f"{key} {comparison}", _shown(seen) if not seen or _may_be_shown(tag) else "another value"
+            return f"{key} {comparison}", _shown(series, seen) if not seen or _may_be_shown(
+                tag
+            ) else "another value"
     return None
 
 
-def prefer(rules: SeriesRules, fitting: Sequence[Series]) -> list[Decision]:
+def prefer(rules: SeriesRules, fitting: Sequence[Series]) -> list[Choice]:
     """Take the best series of each study by the rules' `prefer`, or all where it is empty; in their order.
 
     Series without a StudyInstanceUID compete only with parts of their own SeriesInstanceUID.
     """
     if not rules.prefer:
-        return [Decision(series, True) for series in fitting]
-    entries = [_Entry(series, [_CRITERIA[name].measure(series) for name in rules.prefer]) for series in fitting]
-    best: dict[str, _Entry] = {}
-    for entry in entries:
-        best[entry.study] = min(best.get(entry.study, entry), entry, key=lambda e: (e.measures, e.series.name))
-    return [_decision(rules.prefer, entry, best[entry.study]) for entry in entries]
+        return [Choice(series, True) for series in fitting]
+    studies: dict[str, list[int]] = {}
+    for k, series in enumerate(fitting):
+        studies.setdefault(_study(series), []).append(k)
+    decisions: dict[int, Choice] = {}
+    for places in studies.values():
+        decisions.update(zip(places, _best_of_study(rules.prefer, [fitting[k] for k in places]), strict=True))
+    return [decisions[k] for k in range(len(fitting))]
 
 
 class _Rule(NamedTuple):
@@ -120,9 +118,8 @@ def _misfit(found: Iterable[str], fits: Callable[[str], bool]) -> str | None:
     return next((value for value in found if not value or not fits(value)), None)
 
 
-def _shown(text: str) -> str:
-    readable = "".join(letter if letter.isprintable() else "?" for letter in text[:_MOST_CHARACTERS])
-    return readable.replace("\\", ", ") or "no value"
+def _shown(series: Series, text: str) -> str:
+    return series.shown(text[:_MOST_CHARACTERS]).replace("\\", ", ") or "no value"
 
 
 def _may_be_shown(tag: int) -> bool:
@@ -171,6 +168,8 @@ def _oblique(rules: SeriesRules, series: Series) -> str | None:
 
 def _contrast(rules: SeriesRules, series: Series) -> str | None:
     agents = [text for text in texts(series, "ContrastBolusAgent") if text.casefold() not in _NO_AGENT]
+    if any(DESCRIBING["ContrastBolusAgentSequence"] in frame.tags for frame in series.frames):
+        agents.append("an agent")
     if bool(agents) == rules.contrast:
         return None
     return agents[0] if agents else "no agent"
@@ -187,7 +186,7 @@ _RULES = {
     "protocol": _Rule(_regex, lambda r, s: _misfit(texts(s, "ProtocolName"), _matches(r.protocol))),
     "contrast": _Rule(lambda asked: str(asked).lower(), _contrast),
     "orientation": _Rule(str, _oblique),
-    "slices": _Rule(str, lambda r, s: _misfit([str(len(s.frames))], _within(r.slices))),
+    "slices": _Rule(str, lambda r, s: _misfit([str(s.slices)], _within(r.slices))),
     "slice_thickness_mm": _Rule(str, lambda r, s: _misfit(thicknesses_mm(s), _within(r.slice_thickness_mm))),
     "slice_spacing_mm": _Rule(str, lambda r, s: _misfit([spacing_mm(s)], _within(r.slice_spacing_mm))),
     "pixel_spacing_mm": _Rule(str, lambda r, s: _misfit(pixel_spacings_mm(s), _within(r.pixel_spacing_mm))),
@@ -221,23 +220,18 @@ class _Criterion(NamedTuple):
     """One preference.
 
     Attributes:
-        measure: The smaller the better; infinite where it is unknown.
+        measures: Of the series of one study, the smaller the better; infinite where it is unknown.
         tell: What a series hears that lost, given its measure, the winner's and the winner's name.
     """
 
-    measure: Callable[[Series], float]
+    measures: Callable[[Sequence[Series]], Iterable[float]]
     tell: Callable[[float, float, str], str]
 
 
 def _thickness(series: Series) -> float:
     """SliceThickness, or the distance between slices where there is none."""
-    numbers = [number for text in thicknesses_mm(series) or () for number in numbers_of(text) or ()]
+    numbers = [number for text in thicknesses_mm(series) for number in numbers_of(text) or ()]
     return max(numbers or numbers_of(spacing_mm(series)) or [math.inf])
-
-
-def _minus_began(series: Series) -> float:
-    seconds = began(series)
-    return math.inf if seconds is None else -seconds
 
 
 def _tell_unknown(_own: float, _best: float, name: str) -> str:
@@ -246,31 +240,39 @@ def _tell_unknown(_own: float, _best: float, name: str) -> str:
 
 _CRITERIA = {
     "most_slices": _Criterion(
-        lambda s: -float(len(s.frames)), lambda own, best, name: f"{-own:g} slices; {-best:g} in {name}"
+        lambda rivals: [-float(series.slices) for series in rivals],
+        lambda own, best, name: f"{-own:g} slices; {-best:g} in {name}",
     ),
-    "thinnest": _Criterion(_thickness, lambda own, best, name: f"{own:.9g} mm; {best:.9g} mm in {name}"),
-    "latest": _Criterion(_minus_began, lambda own, best, name: f"{round(own - best, 3):.9g} s before {name}"),
+    "thinnest": _Criterion(
+        lambda rivals: map(_thickness, rivals), lambda own, best, name: f"{own:.9g} mm; {best:.9g} mm in {name}"
+    ),
+    "latest": _Criterion(
+        lambda rivals: [math.inf if seconds is None else -seconds for seconds in beginnings(rivals)],
+        lambda own, best, name: f"{round(own - best, 3):.12g} s before {name}",
+    ),
 }
 
 
-@dataclass(frozen=True)
-class _Entry:
-    series: Series
-    measures: list[float]
-
-    @property
-    def study(self) -> str:
-        header = self.series.header
-        return header.study_uid or header.series_uid or self.series.name
+def _study(series: Series) -> str:
+    return series.header.study_uid or series.header.series_uid or series.name
 
 
-def _decision(criteria: Sequence[str], own: _Entry, best: _Entry) -> Decision:
-    if own is best:
-        return Decision(own.series, True)
-    name = best.series.name
-    for criterion, measure, least in zip(criteria, own.measures, best.measures, strict=True):
+def _best_of_study(criteria: Sequence[str], rivals: Sequence[Series]) -> list[Choice]:
+    measures = list(zip(*(_CRITERIA[name].measures(rivals) for name in criteria), strict=True))
+    best = min(range(len(rivals)), key=lambda k: (measures[k], rivals[k].name))
+    name = rivals[best].name
+    return [
+        Choice(series, True)
+        if k == best
+        else Choice(series, False, *_lost(criteria, measures[k], measures[best], name))
+        for k, series in enumerate(rivals)
+    ]
+
+
+def _lost(criteria: Sequence[str], own: Sequence[float], best: Sequence[float], name: str) -> tuple[str, str]:
+    """Return the criterion by which a series lost, and how."""
+    for criterion, measure, least in zip(criteria, own, best, strict=True):
         if measure > least:
             tell = _tell_unknown if math.isinf(measure) else _CRITERIA[criterion].tell
-            return Decision(own.series, False, f"prefer {criterion}", tell(measure, least, name))
-    seen = f"the same as {name}, which is first by name"
-    return Decision(own.series, False, f"prefer {', '.join(criteria)}", seen)
+            return f"prefer {criterion}", tell(measure, least, name)
+    return f"prefer {', '.join(criteria)}", f"the same as {name}, which is first by name"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
-from medseg.dicom.header import Frame, Header
-from medseg.dicom.values import distinct
+from medseg.dicom.frame import Frame, Header
+from medseg.dicom.values import distinct, short_hash, without_identity
 from medseg.findings import Finding
-
-_NAME_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,11 @@ class Series:
 
         Parts of a series that was split have their suffix: ``0a1b2c3d4e5f-2``.
         """
-        uid = self.header.series_uid or "|".join(sorted(frame.header.sop_instance_uid for frame in self.frames))
-        return short_hash(uid) + self.suffix
+        uids = [self.header.series_uid] if self.header.series_uid else self._instance_uids()
+        return short_hash(*uids) + self.suffix
+
+    def _instance_uids(self) -> list[str]:
+        return sorted(frame.header.sop_instance_uid for frame in self.frames)
 
     @property
     def study_name(self) -> str:
@@ -56,11 +56,16 @@ class Series:
         """Modality of the first file: ``CT``, ``MR``, ..."""
         return self.header.modality
 
+    @property
+    def slices(self) -> int:
+        """How many there are; the same slice twice counts once."""
+        return len({frame.position_mm or number for number, frame in enumerate(self.frames)})
+
+    def shown(self, text: str) -> str:
+        """Return a text of a header as it may be shown: without the patient's names and numbers, in one line."""
+        readable = "".join(letter if letter.isprintable() else "?" for letter in text)
+        return without_identity(readable, self.header.hidden)
+
     def values(self, tag: int) -> tuple[str, ...]:
         """Return the different values of a tag, of those that are read from every header."""
         return distinct(frame.tags.get(tag, "") for frame in self.frames)
-
-
-def short_hash(uid: str) -> str:
-    """Return the first digits of the SHA-256 of a UID."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:_NAME_DIGITS]

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -42,6 +43,7 @@ _MOST_REPEATS = 4  # on 64 equal letters each one more takes ten times as long: 
 _ESCAPES_AND_SETS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 
+@lru_cache(maxsize=1024)
 def tag_number(key: str) -> int:
     """Return the tag that a keyword of the data dictionary, or ``gggg,eeee``, stands for.
 

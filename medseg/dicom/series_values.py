@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import numpy as np
 
+from medseg.dicom.frame import Frame
 from medseg.dicom.geometry import Vectors, orientation_problem, same_places, slice_normal
-from medseg.dicom.header import Frame
 from medseg.dicom.series import Series
 from medseg.dicom.tags import DESCRIBING, tag_of
 from medseg.dicom.values import numbers_of
 
 ACQUISITION_DATE_TIME = tag_of("AcquisitionDateTime")
-"""Not among the tags that are always read; `began` looks at it where it was."""
+"""Not among the tags that are always read; `beginnings` looks at it where it was."""
 
 _MOMENT = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d+)?)?)?(?:[+-]\d{4})?", re.ASCII)
 _DATES_AND_TIMES = (
@@ -68,25 +68,37 @@ def normals(series: Series) -> list[Vectors]:
     return [slice_normal(np.array(orientation)) for orientation in orientations]
 
 
-def began(series: Series) -> float | None:
-    """Return when the first slice was acquired, in seconds of the calendar, or None where no slice says."""
-    moments = [moment for moment in map(_moment, series.frames) if moment is not None]
-    return min(moments, default=None)
+def beginnings(rivals: Sequence[Series]) -> list[float | None]:
+    """Return when the first slice of each series was acquired, in seconds of the calendar; None where none says.
+
+    All are told by the first kind of date and time that all of them have: kinds may disagree, above all where dates
+    were changed to hide the patient. Where there is no such kind, each is told by the first that it has.
+    """
+    told = [_told(series) for series in rivals]
+    shared = next((kind for kind in zip(*told, strict=True) if None not in kind), None)
+    return list(shared) if shared else [next((time for time in own if time is not None), None) for own in told]
 
 
 def _tidy(numbers: Iterable[float]) -> str:
     return "\\".join(f"{number:.9g}" for number in numbers)
 
 
-def _moment(frame: Frame) -> float | None:
-    """The acquisition's moment where it is known, else the series', else the image's."""
+def _told(series: Series) -> list[float | None]:
+    """The earliest moment of a series by each kind of date and time."""
+    kinds = zip(*(map(_seconds, _moments(frame)) for frame in series.frames), strict=True)
+    return [min((moment for moment in kind if moment is not None), default=None) for kind in kinds]
+
+
+def _moments(frame: Frame) -> list[str]:
+    """The moment of a frame by each kind of date and time, the acquisition's first; "" where it is not told so."""
 
     def text(keyword: str) -> str:
         return frame.tags.get(DESCRIBING[keyword], "")
 
-    pairs = [text(date) + text(time) for date, time in _DATES_AND_TIMES if text(date) and text(time)]
-    whole = [frame.tags.get(ACQUISITION_DATE_TIME, ""), text("AcquisitionTime")]  # that of a multi-frame's frame
-    return next((seconds for seconds in map(_seconds, [*whole, *pairs]) if seconds is not None), None)
+    pairs = [text(date) + text(time) if text(date) and text(time) else "" for date, time in _DATES_AND_TIMES]
+    of_functional_group = text("AcquisitionTime")  # with its date, in frames of multi-frame files
+    whole = (frame.tags.get(ACQUISITION_DATE_TIME, ""), of_functional_group, pairs[0])
+    return [next(filter(_MOMENT.fullmatch, whole), ""), *pairs[1:]]
 
 
 def _seconds(text: str) -> float | None:

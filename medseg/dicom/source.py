@@ -193,6 +193,8 @@ def _from_folder(root: Path) -> Pile:
                     if not os.access(entry.path, os.R_OK):  # some network shares deny what they then open
                         _open(entry.path).close()
                     sources.append(FileSource(folder / entry.name))
+                else:  # a link to nothing, or a device
+                    left_out[_UNREADABLE] += 1
             except OSError:
                 left_out[_UNREADABLE] += 1
         folders += reversed(below)

@@ -1,30 +1,31 @@
 """The frames of one SeriesInstanceUID -> groups that may each be one volume.
 
-Frames of different kinds, sizes or directions never share a volume. Beyond that a series is split only where it has
-to be: where slices lie at the same place, or in rows that interleave. Then the first attribute that tells them
-apart splits it (acquisition, temporal position, echo, b-value, image type, ...), and the next one its parts.
+Frames of different kinds, sizes or directions never share a volume. Beyond that a series is split only where it
+has to be: where slices lie at the same place, in rows that interleave, or in even rows of several acquisitions.
+Then the attribute that tells them apart best splits it (acquisition, temporal position, echo, b-value, image type,
+...), and the next one its parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from medseg.dicom.frame import Frame
 from medseg.dicom.geometry import (
     Spacing,
     Vectors,
-    clusters,
     fit_stack,
     orientation_problem,
     same_places,
     slice_normal,
 )
-from medseg.dicom.header import Frame, Header
+from medseg.dicom.grouping import alike
 from medseg.dicom.tags import DESCRIBING
-from medseg.dicom.values import distinct, numbers_of
+from medseg.dicom.values import numbers_of
 
 _SPLITTING = (
     "AcquisitionNumber",
@@ -35,13 +36,19 @@ _SPLITTING = (
     "DiffusionBValue",
     "DiffusionGradientOrientation",
     "ImageType",
+    "ComplexImageComponent",
+    "ConvolutionKernel",
+    "StackID",
     "TriggerTime",
     "AcquisitionTime",
     "ContentTime",
 )
 _MOST_TIMES = 20  # volumes at the same place, before a series counts as four-dimensional
 _LEAST_DIRECTIONS = 6  # that a diffusion tensor needs
-_SPACING_TOLERANCE = 1e-3
+_ACQUISITION = _SPLITTING[0]
+_FEW = 4  # parts that slices at different places may be split into
+_LEAST_ROW = 3  # slices of an acquisition that is a volume of its own
+_SAME_STEP = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Part:
 
 def split_series(frames: Sequence[Frame]) -> list[Part]:
     """Split the frames of a series into what may be volumes; fMRI, tensors and long time series stay together."""
-    return [part for group in _alike(frames) for part in _parts(group)]
+    return [part for group in alike(frames) for part in _parts(tuple(group))]
 
 
 def split_times(part: Part) -> list[Part]:
@@ -73,50 +80,6 @@ def _parts(frames: tuple[Frame, ...]) -> list[Part]:
     if _is_four_dimensional(frames):
         return [Part(frames, is_four_dimensional=True)]
     return _split(frames, "")
-
-
-def _alike(frames: Sequence[Frame]) -> Iterator[tuple[Frame, ...]]:
-    """Group frames by what no volume may mix; a missing UID is that of the others, where they have only one."""
-    classes = distinct(frame.header.sop_class_uid for frame in frames)
-    references = distinct(frame.header.frame_of_reference_uid for frame in frames)
-    groups: dict[object, list[Frame]] = {}
-    for frame in frames:
-        header = frame.header
-        own = header.sop_class_uid if len(classes) > 1 else ""
-        place = header.frame_of_reference_uid if len(references) > 1 else ""
-        groups.setdefault((own, place, _kind(header)), []).append(frame)
-    for group in groups.values():
-        yield from _same_plane(group)
-
-
-def _kind(header: Header) -> object:
-    return (
-        header.modality,
-        (header.rows, header.columns),
-        (header.samples_per_pixel, header.photometric),
-        "LOCALIZER" in header.image_type,
-        header.is_mosaic,
-        header.has_functional_groups,
-    )
-
-
-def _same_plane(frames: Sequence[Frame]) -> Iterator[tuple[Frame, ...]]:
-    """Group frames by orientation and pixel spacing; those that have none go with the largest group."""
-    placed = [
-        frame
-        for frame in frames
-        if frame.orientation and frame.pixel_spacing_mm and min(frame.pixel_spacing_mm) > 0
-    ]
-    if not placed:
-        yield tuple(frames)
-        return
-    directions = np.array([frame.orientation for frame in placed])
-    spacings = np.array([frame.pixel_spacing_mm for frame in placed])
-    numbers = clusters(np.hstack([directions, np.log(spacings)]))
-    groups = [[placed[k] for k in np.flatnonzero(numbers == number)] for number in range(numbers.max() + 1)]
-    known = {id(frame) for frame in placed}
-    max(groups, key=len).extend(frame for frame in frames if id(frame) not in known)
-    yield from (tuple(group) for group in groups)
 
 
 def _along(frames: Sequence[Frame]) -> Vectors | None:
@@ -132,22 +95,20 @@ def _along(frames: Sequence[Frame]) -> Vectors | None:
 
 def _split(frames: tuple[Frame, ...], label: str) -> list[Part]:
     singles = _without_copies(frames)
-    along = _along(singles)
-    if along is None or len(singles) < 2:
+    row = _row(singles)
+    if row is None or (row.repeats == 0 and row.is_even):
         return [Part(frames, label)]
-    places = same_places(along)
-    most = max(len(place) for place in places)
-    if most == 1 and _is_even(singles):
-        return [Part(frames, label)]
+    best: tuple[int, str, dict[str, list[Frame]]] | None = None
     for keyword in _SPLITTING:
         groups = _by_value(frames, keyword)
-        if 1 < len(groups) <= 2 * most and _is_better(list(groups.values()), len(singles) - len(places), most):
-            return [
-                part
-                for value, group in groups.items()
-                for part in _split(tuple(group), ", ".join(filter(None, [label, f"{keyword} {value or 'none'}"])))
-            ]
-    return [Part(frames, label)]
+        left = _repeats_left(row, keyword, list(groups.values()))
+        if left is not None and (best is None or left < best[0]):
+            best = left, keyword, groups
+    if best is None:
+        return [Part(frames, label)]
+    _, keyword, groups = best
+    names = {value: ", ".join(filter(None, [label, f"{keyword} {value or 'none'}"])) for value in groups}
+    return [part for value, group in groups.items() for part in _split(tuple(group), names[value])]
 
 
 def _by_value(frames: Sequence[Frame], keyword: str) -> dict[str, list[Frame]]:
@@ -157,38 +118,87 @@ def _by_value(frames: Sequence[Frame], keyword: str) -> dict[str, list[Frame]]:
     return dict(sorted(groups.items(), key=lambda item: (numbers_of(item[0]) or (), item[0])))
 
 
-def _is_better(groups: list[list[Frame]], repeats: int, most: int) -> bool:
-    """Whether fewer slices lie at the same place after a split, or rows that interleave are even by themselves."""
-    left = 0
-    for group in groups:
-        singles = _without_copies(group)
-        along = _along(singles)
-        if along is None:
-            return False
-        left += len(singles) - len(same_places(along))
-        if most == 1 and not (len(singles) > 1 and _is_even(singles)):
-            return False
-    return left < repeats if most > 1 else _interleave(groups)
+@dataclass(frozen=True)
+class _Row:
+    """Slices along their normal.
+
+    Attributes:
+        low: The first one's place in mm.
+        high: The last one's.
+        step: The usual distance; 0 for a single slice.
+        places: How many different places there are.
+        most: Slices at the place that has most.
+        repeats: Slices at places of other ones.
+        is_even: One slice at each place would be an even, straight row.
+    """
+
+    low: float
+    high: float
+    step: float
+    places: int
+    most: int
+    repeats: int
+    is_even: bool
 
 
-def _interleave(groups: list[list[Frame]]) -> bool:
-    ranges = []
-    for group in groups:
-        along = _along(group)
-        if along is None:
-            return False
-        ranges.append((float(along.min()), float(along.max())))
-    ranges.sort()
+def _row(frames: Sequence[Frame]) -> _Row | None:
+    """Measure slices; None where they have no valid geometry."""
+    along = _along(frames)
+    if along is None:
+        return None
+    places = same_places(along)
+    firsts = [frames[int(place[0])] for place in places]
+    heights = np.array([along[place[0]] for place in places])
+    return _Row(
+        low=float(heights[0]),
+        high=float(heights[-1]),
+        step=float(np.median(np.diff(heights))) if len(heights) > 1 else 0.0,
+        places=len(places),
+        most=max(len(place) for place in places),
+        repeats=len(frames) - len(places),
+        is_even=_is_even(firsts),
+    )
+
+
+def _repeats_left(whole: _Row, keyword: str, groups: list[list[Frame]]) -> int | None:
+    """Return how many slices still lie at places of others after a split, or None where it makes nothing better."""
+    if not 1 < len(groups) <= max(2 * whole.most, _FEW):
+        return None
+    rows = [_row(_without_copies(group)) for group in groups]
+    known = [row for row in rows if row is not None]
+    if len(known) < len(rows):
+        return None
+    if whole.repeats == 0:
+        are_rows = all(row.is_even and row.places > 1 for row in known)
+        is_apart = keyword == _ACQUISITION and _are_apart(known)
+        return 0 if are_rows and (is_apart or _interleave(known)) else None
+    left = sum(row.repeats for row in known)
+    keep_step = all(row.places == 1 or abs(row.step - whole.step) < _SAME_STEP * whole.step for row in known)
+    is_many = whole.repeats >= whole.places / 2
+    return left if left < whole.repeats and len(groups) <= 2 * whole.most and (is_many or keep_step) else None
+
+
+def _are_apart(rows: list[_Row]) -> bool:
+    """Whether no row goes on where another one ends: a scanner may take one volume in many acquisitions."""
+    ordered = sorted(rows, key=lambda row: row.low)
+    gaps = [
+        (second.low - first.high, step) for first, second in pairwise(ordered) for step in (first.step, second.step)
+    ]
+    return min(row.places for row in rows) >= _LEAST_ROW and all(
+        abs(gap - step) > _SAME_STEP * step for gap, step in gaps
+    )
+
+
+def _interleave(rows: list[_Row]) -> bool:
+    ranges = sorted((row.low, row.high) for row in rows)
     return any(second[0] < first[1] for first, second in pairwise(ranges))
 
 
 def _is_even(frames: Sequence[Frame]) -> bool:
-    if any(frame.pixel_spacing_mm is None or min(frame.pixel_spacing_mm) <= 0 for frame in frames):
-        return True  # nothing to decide here: it is refused for that
-    along = _along(frames)
-    if along is None:
+    """Whether sorted slices are an even row; one slice is, and so are slices without a pixel spacing."""
+    if len(frames) < 2 or any(frame.pixel_spacing_mm is None for frame in frames):
         return True
-    positions = np.array([frames[k].position_mm for k in np.argsort(along)])
+    positions = np.array([frame.position_mm for frame in frames])
     fit = fit_stack(positions, np.array(frames[0].orientation), np.array(frames[0].pixel_spacing_mm))
     return fit.spacing is Spacing.EVEN and fit.is_straight
 

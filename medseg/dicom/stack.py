@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from medseg.dicom.checks import check_frames, check_kind, usable_frames
+from medseg.dicom.checks import check_frames, usable_frames
+from medseg.dicom.frame import Frame
 from medseg.dicom.geometry import (
     VOXEL_TOLERANCE,
     Fit,
@@ -19,23 +20,23 @@ from medseg.dicom.geometry import (
     Vectors,
     corners_off,
     fit_stack,
+    is_close,
     orientation_problem,
     same_places,
     slice_affine,
     slice_normal,
 )
-from medseg.dicom.header import Frame
 from medseg.dicom.pixels import FrameReader
 from medseg.dicom.policy import Policies
 from medseg.dicom.refusal import refusal
 from medseg.dicom.series import Series
 from medseg.dicom.tags import DESCRIBING
 from medseg.dicom.values import numbers_of
+from medseg.errors import GridError, listed
 from medseg.findings import Finding, FindingCode
-from medseg.volume import MAX_VOXELS, Affine
+from medseg.volume import MAX_VOXELS, Affine, Grid
 
 _MOST_STEPS_A_SLICE = 4  # that uneven distances are resampled to
-_MOST_NAMED = 8
 _THICKNESS_MM = 1.0  # of a single slice that does not say
 
 
@@ -62,7 +63,7 @@ class Stack:
     @property
     def is_plain(self) -> bool:
         """Whether every slice of the volume is one of the series, and none has to be interpolated."""
-        return self.count == len(self.frames)
+        return self.count == len(self.frames) and np.array_equal(self.places, np.arange(self.count))
 
 
 def stack_series(series: Series, policies: Policies) -> Stack:
@@ -72,18 +73,21 @@ def stack_series(series: Series, policies: Policies) -> Stack:
         DicomError: The series is not a volume, or a policy refuses it; `reason` is the code of the finding.
     """
     where = f"series {series.name}"
-    check_kind(series, where)
     usable, oddities = usable_frames(series, policies, where)
     oddities += check_frames(usable, policies, where)
     frames, dropped = _one_each(_sorted(usable, where), policies, where)
     stack = _fitted(series, frames, policies, where) if len(frames) > 1 else _single(series, frames[0])
     last_pixel = (frames[0].header.columns - 1, frames[0].header.rows - 1)
-    off = corners_off(stack.affine, [_own_affine(frame) for frame in frames], last_pixel)
-    if off > VOXEL_TOLERANCE:
+    off = corners_off(stack.affine, [_own_affine(frame) for frame in frames], stack.places, last_pixel)
+    if not is_close(off):
         raise refusal(where, FindingCode.NOT_STRAIGHT, "parallel slices", f"corners up to {off:.3g} voxels off")
-    voxels = frames[0].header.rows * frames[0].header.columns * stack.count
-    if voxels > MAX_VOXELS:
-        raise refusal(where, FindingCode.TOO_LARGE, f"at most {MAX_VOXELS} voxels", str(voxels))
+    shape = (frames[0].header.columns, frames[0].header.rows, stack.count)
+    if np.prod(shape, dtype=object) > MAX_VOXELS:
+        raise refusal(where, FindingCode.TOO_LARGE, f"at most {MAX_VOXELS} voxels", " x ".join(map(str, shape)))
+    try:
+        Grid(shape, stack.affine)
+    except GridError as error:
+        raise refusal(where, FindingCode.NO_GEOMETRY, error.expected, error.found) from None
     findings = (*series.findings, *oddities, *dropped, *stack.findings)
     return Stack(series, stack.frames, stack.places, stack.count, stack.affine, findings)
 
@@ -106,12 +110,21 @@ def _one_each(places: list[list[Frame]], policies: Policies, where: str) -> tupl
     extra = sum(len(frames) - 1 for frames in repeated)
     found = f"{extra} slice(s) at the same place as another one"
     reader = FrameReader()
-    if not all(reader.same_values(frames, where) for frames in repeated):
-        raise refusal(where, FindingCode.CONFLICT, "one slice at each place", f"{found}, with other pixels")
+    if not all(_same_place(frames) and reader.same_values(frames, where) for frames in repeated):
+        raise refusal(
+            where, FindingCode.CONFLICT, "one slice at each place", f"{found}, with other pixels or beside it"
+        )
     if policies.duplicate == "refuse":
         raise refusal(where, FindingCode.DUPLICATE, "one slice at each place", f"{found}, with the same pixels")
     message = f"{found}, with the same pixels: left out"
     return tuple(frames[0] for frames in places), [Finding(FindingCode.DUPLICATE, message)]
+
+
+def _same_place(frames: Sequence[Frame]) -> bool:
+    """Whether slices at one height lie at one place within their plane, too."""
+    positions = np.array([frame.position_mm for frame in frames])
+    spacing = min(frames[0].pixel_spacing_mm or (0.0,))
+    return bool(np.ptp(positions, axis=0).max() <= VOXEL_TOLERANCE * spacing)
 
 
 def _fitted(series: Series, frames: tuple[Frame, ...], policies: Policies, where: str) -> Stack:
@@ -150,9 +163,8 @@ def _missing_text(fit: Fit) -> str:
     step_mm = float(np.linalg.norm(fit.affine[:3, 2]))
     there = set(np.rint(fit.places).astype(int).tolist())
     missing = [k for k in range(fit.count) if k not in there]
-    named = [f"{k + 1} ({k * step_mm:.4g} mm from the first)" for k in missing[:_MOST_NAMED]]
-    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-    return f"{len(missing)} of {fit.count} slices missing: {', '.join(named)}{more}"
+    named = [f"{k + 1} ({k * step_mm:.4g} mm from the first)" for k in missing]
+    return f"{len(missing)} of {fit.count} slices missing: {listed(named)}"
 
 
 def _tilt_findings(fit: Fit, policies: Policies, where: str) -> Iterator[Finding]:

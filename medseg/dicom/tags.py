@@ -33,13 +33,15 @@ DESCRIBING = _by_keyword(
     "ImageType BodyPartExamined SeriesDescription ProtocolName StudyDescription SeriesNumber SeriesDate SeriesTime "
     "StudyDate StudyTime AcquisitionDate AcquisitionTime ContentTime AcquisitionNumber TemporalPositionIdentifier "
     "EchoNumbers EchoTime InversionTime TriggerTime DiffusionBValue DiffusionGradientOrientation "
-    "ContrastBolusAgent ConvolutionKernel SliceThickness KVP InstanceNumber Manufacturer"
+    "ContrastBolusAgent ContrastBolusAgentSequence ConvolutionKernel ComplexImageComponent StackID SliceThickness "
+    "RescaleSlope KVP InstanceNumber Manufacturer"
 )
 """What choosing and splitting look at."""
 
 _PATIENT = _by_keyword(
     "PatientName PatientID OtherPatientIDs OtherPatientNames PatientBirthDate PatientBirthName AccessionNumber"
 )
+PATIENT_NAME, PATIENT_ID = _PATIENT["PatientName"], _PATIENT["PatientID"]
 PATIENT = tuple(_PATIENT.values())
 """The patient's names and numbers: read so that they can be kept out of everything that is shown."""
 
@@ -52,7 +54,7 @@ IDENTIFYING = frozenset(PATIENT) | frozenset(
 )
 """Tags whose values are never shown."""
 
-MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
+MEDIA_STORAGE_SOP_CLASS_UID, MEDIA_STORAGE_SOP_INSTANCE_UID = 0x00020002, 0x00020003
 MOSAIC_SLICES, SIEMENS_HEADER = 0x0019100A, (0x00190010, "SIEMENS MR HEADER")
 
 PRIVATE_B_VALUES = {
@@ -63,7 +65,8 @@ PRIVATE_B_VALUES = {
 """Private tag of a b-value -> tag and value of its private creator, and its value representation."""
 
 WANTED = frozenset(
-    {*IMAGE.values(), *DESCRIBING.values(), *PATIENT, *PRIVATE_B_VALUES, MEDIA_STORAGE_SOP_CLASS_UID, MOSAIC_SLICES}
+    {*IMAGE.values(), *DESCRIBING.values(), *PATIENT, *PRIVATE_B_VALUES, MOSAIC_SLICES}
+    | {MEDIA_STORAGE_SOP_CLASS_UID, MEDIA_STORAGE_SOP_INSTANCE_UID}
     | {creator for creator, _, _ in PRIVATE_B_VALUES.values()}
 )
 """Every header is read for these."""

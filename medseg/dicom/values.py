@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import groupby
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR
@@ -16,8 +18,23 @@ Numbers = tuple[float, ...]
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _CHARSET_VRS = {"SH", "LO", "ST", "LT", "UC", "UT", "PN"}
 _TEXT_DELIMITERS = {0x0A, 0x0C, 0x0D, 0x5C}
+_NAME_DELIMITERS = _TEXT_DELIMITERS | {0x5E}
 _LEAST_IDENTITY = 3  # characters; shorter ones would hide ordinary words
 _HIDDEN = "***"
+_HASH_DIGITS = 12
+_DECIMAL = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
+_WHOLE = re.compile(r"\s*[+-]?\d{1,18}\s*", re.ASCII)
+_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)", re.ASCII)
+_DATE_FORMS = (
+    "{0}-{1}-{2}",
+    "{0}.{1}.{2}",
+    "{0}/{1}/{2}",
+    "{2}.{1}.{0}",
+    "{2}/{1}/{0}",
+    "{2}-{1}-{0}",
+    "{1}/{2}/{0}",
+)
+_LEAST_MM, _MOST_MM = 1e-6, 1e6
 
 
 @lru_cache(maxsize=4096)
@@ -40,11 +57,11 @@ def text_of(raw: bytes, vr: str, is_little_endian: bool = True, charset: str = "
         charset: SpecificCharacterSet, parts joined by backslashes.
     """
     if vr in _BINARY:
-        return "\\".join(f"{number:.9g}" for number in _binary(raw, vr, is_little_endian))
+        return "\\".join(map(str, _binary(raw, vr, is_little_endian)))
     if raw.isascii() and b"\x1b" not in raw:
         text = raw.decode("ascii")
     elif vr in _CHARSET_VRS:
-        text = _decoded(raw, charset)
+        text = _decoded(raw, vr, charset)
     else:
         text = raw.decode("latin-1")
     return "\\".join(part.strip(" \0\r\n\t") for part in text.split("\\"))
@@ -52,23 +69,30 @@ def text_of(raw: bytes, vr: str, is_little_endian: bool = True, charset: str = "
 
 def numbers_of(text: str, count: int | None = None) -> Numbers | None:
     """Return the finite numbers that a text holds, or None where they are not `count` finite numbers."""
-    if not text:
+    if not text or (count is not None and text.count("\\") + 1 != count):
         return None
-    try:
-        numbers = tuple([float(part) for part in text.split("\\")])
-    except ValueError:
+    parts = text.split("\\")
+    if not all(map(_DECIMAL.fullmatch, parts)):
         return None
-    if (count is not None and len(numbers) != count) or not all(map(math.isfinite, numbers)):
-        return None
-    return numbers
+    numbers = tuple([float(part) for part in parts])
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def millimetres_of(text: str, count: int) -> Numbers | None:
+    """Return numbers as `numbers_of` does, or None where one is beyond a kilometre."""
+    numbers = numbers_of(text, count)
+    return None if numbers is None or max(map(abs, numbers)) > _MOST_MM else numbers
+
+
+def spacing_of(text: str) -> Numbers | None:
+    """Return the two numbers of a PixelSpacing, or None where they are not two lengths above a nanometre."""
+    spacing = millimetres_of(text, 2)
+    return None if spacing is None or min(spacing) < _LEAST_MM else spacing
 
 
 def whole_of(text: str, default: int = 0) -> int:
     """Return the whole number that a text holds, or the default."""
-    try:
-        return int(text) if text else default
-    except ValueError:
-        return default
+    return int(text) if _WHOLE.fullmatch(text) else default
 
 
 def distinct(values: Iterable[str]) -> tuple[str, ...]:
@@ -76,20 +100,43 @@ def distinct(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for value in values if value))
 
 
-def identities(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the parts of a patient's names and numbers that must not be shown, longest first."""
-    parts = {part.casefold() for text in texts for part in re.split(r"[\^=\s\\]+", text)}
-    return tuple(
-        sorted((part for part in parts if len(part) >= _LEAST_IDENTITY), key=lambda part: (-len(part), part))
-    )
+def short_hash(*texts: str) -> str:
+    """Return the first digits of a SHA-256, which tell texts apart without showing them."""
+    return hashlib.sha256("|".join(texts).encode(errors="replace")).hexdigest()[:_HASH_DIGITS]
+
+
+@lru_cache(maxsize=1024)
+def identities(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the parts of a patient's names, numbers and dates that must not be shown, longest first."""
+    words = [word for text in texts for word in re.split(r"[\W_]+", text)]
+    matches = [match for word in words if (match := _DATE.fullmatch(word))]
+    dates = [form.format(*match.groups()) for match in matches for form in _DATE_FORMS]
+    parts = {part.casefold() for part in (*words, *dates)}
+    telling = [part for part in parts if len(part) >= _LEAST_IDENTITY or (len(part) == 2 and part.isalpha())]
+    return tuple(sorted(telling, key=lambda part: (-len(part), part)))
 
 
 def without_identity(text: str, hidden: tuple[str, ...]) -> str:
     """Return a free text with the parts in `hidden` replaced by stars."""
-    low = text.casefold()
-    if not any(part in low for part in hidden):
+    folded = text.casefold()
+    spans = [span for part in hidden if part in folded for span in _spans(part, folded)]
+    if not spans:
         return text
-    return re.sub("|".join(map(re.escape, hidden)), _HIDDEN, text, flags=re.IGNORECASE)
+    owners = [index for index, letter in enumerate(text) for _ in letter.casefold()]  # one letter may fold to two
+    covered = {owner for start, stop in spans for owner in owners[start:stop]}
+    runs = groupby(range(len(text)), covered.__contains__)
+    return "".join(_HIDDEN if is_hidden else "".join(text[k] for k in run) for is_hidden, run in runs)
+
+
+def _spans(part: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where a part stands in a text; one of two letters only as a word of its own."""
+    start = text.find(part)
+    while start >= 0:
+        stop = start + len(part)
+        around = text[max(start - 1, 0) : start] + text[stop : stop + 1]
+        if len(part) >= _LEAST_IDENTITY or not any(map(str.isalnum, around)):
+            yield start, stop
+        start = text.find(part, start + 1)
 
 
 def _binary(raw: bytes, vr: str, is_little_endian: bool) -> tuple[float, ...]:
@@ -99,9 +146,11 @@ def _binary(raw: bytes, vr: str, is_little_endian: bool) -> tuple[float, ...]:
     return struct.unpack_from(f"{order}{count}{letter}", raw)
 
 
-def _decoded(raw: bytes, charset: str) -> str:
+def _decoded(raw: bytes, vr: str, charset: str) -> str:
+    delimiters = _NAME_DELIMITERS if vr == "PN" else _TEXT_DELIMITERS
+    parts = raw.split(b"=") if vr == "PN" else [raw]  # each form of a name begins with the first character set
     try:
         encodings = convert_encodings(charset.split("\\"))
-        return str(decode_bytes(raw, encodings, _TEXT_DELIMITERS))
+        return "=".join(str(decode_bytes(part, encodings, delimiters)) for part in parts)
     except (LookupError, ValueError):
         return raw.decode("latin-1")

@@ -1,0 +1,51 @@
+"""docs/dicom.md and the command line know every finding and every policy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from typer.testing import CliRunner
+
+from medseg.cli import app, policies
+from medseg.dicom.policy import Policies
+from medseg.findings import FindingCode
+
+DOCS = (Path(__file__).parents[2] / "docs" / "dicom.md").read_text(encoding="utf-8")
+OF_NIFTI = {FindingCode.FORMS_DISAGREE, FindingCode.NO_ORIENTATION}
+OPTIONS = {
+    "gantry_tilt": "OnTilt",
+    "irregular": "OnIrregular",
+    "missing_slice": "OnMissingSlice",
+    "duplicate": "OnDuplicate",
+    "damaged_file": "OnDamaged",
+    "four_dimensional": "OnFourDimensional",
+    "no_rescale": "OnNoRescale",
+}
+
+
+def rows() -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in DOCS.splitlines() if line.startswith("| `")
+    ]
+
+
+def test_every_finding_of_dicom_stands_in_the_table_once() -> None:
+    named = [code for row in rows() for code in re.findall(r"`([a-z0-9-]+)`", row[0])]
+    assert sorted(named) == sorted(code.value for code in set(FindingCode) - OF_NIFTI)
+
+
+def test_every_policy_has_its_row_with_the_default_first() -> None:
+    by_key = {
+        match[2]: (row, match[1]) for row in rows() if (match := re.search(r"`(--on-[a-z-]+)`, `(\w+)`", row[3]))
+    }
+    assert set(by_key) == set(Policies.model_fields) == set(OPTIONS)
+    for name, field in Policies.model_fields.items():
+        row, option = by_key[name]
+        assert re.findall(r"\*\*(\w+)\*\*", row[2]) == list(get_args(field.annotation))
+        assert field.default == get_args(field.annotation)[0]
+        choices = get_args(getattr(policies, OPTIONS[name]))[0]
+        assert set(get_args(get_args(choices)[0])) == set(get_args(field.annotation))
+        for command in (["dicom", "plan"], ["segment"]):
+            assert option in CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output
