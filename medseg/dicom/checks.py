@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import pydicom.uid
-
 from medseg.dicom.frame import Frame
 from medseg.dicom.pixels import decoder_problem, has_whole_bits, pixel_problem
 from medseg.dicom.policy import Policies
 from medseg.dicom.refusal import refusal
 from medseg.dicom.series import Series
 from medseg.dicom.tags import DESCRIBING
+from medseg.dicom.values import uid_name
 from medseg.findings import Finding, FindingCode
 
 _GREY = ("MONOCHROME1", "MONOCHROME2", "")
@@ -94,11 +93,11 @@ def _value_findings(frames: Sequence[Frame], policies: Policies, where: str) -> 
 
 
 def _is_secondary_capture(frame: Frame) -> bool:
-    return _SECONDARY_CAPTURE in pydicom.uid.UID(frame.header.sop_class_uid).name
+    return _SECONDARY_CAPTURE in uid_name(frame.header.sop_class_uid)
 
 
 def _lacks_groups(frame: Frame) -> bool:
-    is_enhanced = "Enhanced" in pydicom.uid.UID(frame.header.sop_class_uid).name
+    is_enhanced = "Enhanced" in uid_name(frame.header.sop_class_uid)
     return (frame.header.frame_count != 1 or is_enhanced) and not frame.header.has_functional_groups
 
 

@@ -10,15 +10,15 @@ import os
 import struct
 import zlib
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 from zipfile import BadZipFile
 
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 """The most that is read, or inflated, of one file before its pixel data; values stepped over do not count."""
-MAX_DEPTH = 64
-"""The most sequences of undefined length inside one another."""
+MAX_DEPTH, MAX_VALUE_BYTES = 64, 1 << 16
+"""The most sequences of undefined length inside one another; a longer value counts as empty."""
 
 _CHUNK = 16 * 1024
 _PREAMBLE_BYTES, _START, _SHORT_HEAD, _LONG_HEAD, _UNDEFINED = 128, 132, 8, 12, 0xFFFFFFFF
@@ -74,7 +74,7 @@ class Elements:
         pixels: None where there is no pixel data.
     """
 
-    values: dict[int, bytes]
+    values: dict[int, bytes] = field(repr=False)
     transfer_syntax_uid: str
     is_implicit: bool
     is_little_endian: bool
@@ -260,7 +260,7 @@ class _Walker:
         self.pos = value + length
         if length == _UNDEFINED:
             self._skip_sequence(coding, value)
-        if length == _UNDEFINED or vr == b"SQ":
+        if length == _UNDEFINED or vr == b"SQ" or length > MAX_VALUE_BYTES:
             return b""
         if self.pos > len(self.data):
             self.move(value, length)

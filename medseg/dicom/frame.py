@@ -57,13 +57,13 @@ class Header:
     series_uid: str = field(repr=False)
     sop_instance_uid: str = field(repr=False)
     frame_of_reference_uid: str = field(repr=False)
-    sop_class_uid: str
-    transfer_syntax_uid: str
+    sop_class_uid: str = field(repr=False)
+    transfer_syntax_uid: str = field(repr=False)
     is_little_endian: bool
     has_file_meta: bool
-    modality: str
-    image_type: tuple[str, ...]
-    photometric: str
+    modality: str = field(repr=False)
+    image_type: tuple[str, ...] = field(repr=False)
+    photometric: str = field(repr=False)
     rows: int
     columns: int
     samples_per_pixel: int
@@ -76,7 +76,7 @@ class Header:
     has_functional_groups: bool
     is_mosaic: bool
     pixels: PixelLocation | None
-    stamp: Stamp
+    stamp: Stamp = field(repr=False)
     hidden: tuple[str, ...] = field(repr=False)
     patient: str = field(repr=False)
     tags: Tags = field(repr=False)

@@ -22,6 +22,9 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 VOXEL_TOLERANCE = 0.01
 """How far a pixel may lie from its place in the volume, in voxels."""
 
+MOST_CLUSTERS = 100
+"""More directions than a series of slices has: a radial scan, or no scan."""
+
 _DIRECTION_TOLERANCE = 1e-3  # of length 1 and of a right angle
 _SAME_PLACE_MM = 1e-3
 _TILT_TOLERANCE_DEG = 0.05
@@ -31,7 +34,6 @@ _USUAL_FINE_GAP = 0.25  # quantile of uneven gaps that becomes the step: one tin
 _ROUNDING = 1e-6
 _GOOD_ENOUGH = 1e-3  # pixels or mm that a line may be off before a better one is looked for
 _SEARCH_STEPS = 100
-_MOST_CLUSTERS = 100
 
 
 class Spacing(Enum):
@@ -117,19 +119,18 @@ def orientation_problem(orientations: Vectors) -> str | None:
 
 
 def clusters(vectors: Vectors, tolerance: float = _DIRECTION_TOLERANCE) -> NDArray[np.intp]:
-    """Number vectors (n, m) by likeness: the same number where no part differs by more than the tolerance."""
-    numbers = np.full(len(vectors), -1, dtype=np.intp)
-    for count in range(_MOST_CLUSTERS):
-        rest = np.flatnonzero(numbers < 0)
+    """Number vectors (n, m) by likeness: the same number where no part differs by more than the tolerance.
+
+    At most `MOST_CLUSTERS` are told apart; what is left then has that number.
+    """
+    numbers = np.full(len(vectors), MOST_CLUSTERS, dtype=np.intp)
+    rest = np.arange(len(vectors))
+    for count in range(MOST_CLUSTERS):
         if not rest.size:
-            return numbers
+            break
         near = np.abs(vectors[rest] - vectors[rest[0]]).max(axis=1) <= tolerance
         numbers[rest[near]] = count
-    rest = np.flatnonzero(numbers < 0)
-    if rest.size:  # no series of slices: a radial scan, or hostile; by rounding, which takes no longer for many
-        numbers[rest] = (
-            np.unique(np.rint(vectors[rest] / tolerance), axis=0, return_inverse=True)[1] + _MOST_CLUSTERS
-        )
+        rest = rest[~near]
     return numbers
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medseg.dicom.frame import Frame, Header
-from medseg.dicom.geometry import clusters
+from medseg.dicom.geometry import MOST_CLUSTERS, clusters
 from medseg.dicom.pixels import pixel_problem
 from medseg.dicom.values import distinct
 
@@ -54,8 +54,11 @@ def _same_plane(frames: Sequence[Frame]) -> list[list[Frame]]:
         return [list(frames)]
     directions = np.array([frame.orientation for frame in placed])
     spacings = np.array([frame.pixel_spacing_mm for frame in placed])
+    numbers = clusters(np.hstack([directions, np.log(spacings)]))
+    if numbers.max() == MOST_CLUSTERS:
+        return [list(frames)]  # it is refused for that
     groups: dict[int, list[Frame]] = {}
-    for number, frame in zip(clusters(np.hstack([directions, np.log(spacings)])), placed, strict=True):
+    for number, frame in zip(numbers, placed, strict=True):
         groups.setdefault(int(number), []).append(frame)
     known = {id(frame) for frame in placed}
     max(groups.values(), key=len).extend(frame for frame in frames if id(frame) not in known)

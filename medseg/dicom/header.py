@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from pydicom.uid import UID
-
 from medseg.dicom.elements import DamagedError, Elements, NotDicomError, read_elements
 from medseg.dicom.frame import Frame, Header, Stamp, stamp_of
 from medseg.dicom.source import Source
@@ -24,12 +22,14 @@ from medseg.dicom.tags import (
     WANTED,
 )
 from medseg.dicom.values import (
+    directions_of,
     identities,
     millimetres_of,
     numbers_of,
     short_hash,
     spacing_of,
     text_of,
+    uid_name,
     vr_of,
     whole_of,
 )
@@ -77,13 +77,12 @@ def read_header(source: Source, extra: frozenset[int] = frozenset()) -> Frame | 
         return Skip.DAMAGED
     values = _Values(elements)
     sop_class = values.text("SOPClassUID")
-    uid = UID(sop_class or values[MEDIA_STORAGE_SOP_CLASS_UID])
-    is_standard_class = uid.name != str(uid)
-    if is_standard_class and _IMAGE_CLASS not in uid.name:
+    class_name = uid_name(sop_class or values[MEDIA_STORAGE_SOP_CLASS_UID])
+    if class_name and _IMAGE_CLASS not in class_name:
         return Skip.NOT_AN_IMAGE
     if values.whole("Rows") and values.whole("Columns"):
         return _frame(source, stamp, values, extra)
-    return Skip.DAMAGED if is_standard_class or elements.pixels else Skip.NOT_AN_IMAGE
+    return Skip.DAMAGED if class_name or elements.pixels else Skip.NOT_AN_IMAGE
 
 
 def rescale_of(slope: str, intercept: str, modality: str) -> tuple[float, float] | None:
@@ -152,7 +151,7 @@ def _frame(source: Source, stamp: Stamp, values: _Values, extra: Iterable[int]) 
         header,
         0,
         position_mm=millimetres_of(values.text("ImagePositionPatient"), 3),
-        orientation=numbers_of(values.text("ImageOrientationPatient"), 6),
+        orientation=directions_of(values.text("ImageOrientationPatient")),
         pixel_spacing_mm=spacing_of(values.text("PixelSpacing")),
         rescale=rescale_of(values.text("RescaleSlope"), values.text("RescaleIntercept"), header.modality),
         tags=header.tags,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pydicom.uid
 
 from medseg.dicom.geometry import orientation_problem, slice_normal
 from medseg.dicom.plan import Decision
 from medseg.dicom.series import Series
 from medseg.dicom.tags import DESCRIBING
+from medseg.dicom.values import uid_name
 from medseg.findings import Finding
 
 SCHEMA_VERSION = 1
@@ -29,11 +29,11 @@ def series_record(series: Series, *, show_phi: bool = False) -> dict[str, Any]:
     header = series.header
     texts = {
         "modality": header.modality,
-        "sop_class": pydicom.uid.UID(header.sop_class_uid).name,
+        "sop_class": uid_name(header.sop_class_uid),
         "description": _first(series, "SeriesDescription"),
         "body_part": _first(series, "BodyPartExamined"),
         "image_type": "\\".join(header.image_type),
-        "transfer_syntax": pydicom.uid.UID(header.transfer_syntax_uid).name,
+        "transfer_syntax": uid_name(header.transfer_syntax_uid),
     }
     record: dict[str, Any] = {
         "series": series.name,

@@ -13,7 +13,7 @@ from medseg.dicom.frame import Frame, Header, frame_bytes
 from medseg.dicom.header import rescale_of
 from medseg.dicom.quiet import PYDICOM_ERRORS
 from medseg.dicom.tags import DESCRIBING, IMAGE
-from medseg.dicom.values import millimetres_of, numbers_of, spacing_of
+from medseg.dicom.values import directions_of, millimetres_of, spacing_of
 
 MAX_FRAMES = 100_000
 
@@ -75,7 +75,7 @@ def _frame(header: Header, number: int, groups: Sequence[Dataset]) -> Frame:
         header,
         number,
         position_mm=millimetres_of(_text(_group(groups, "PlanePositionSequence").get("ImagePositionPatient")), 3),
-        orientation=numbers_of(_text(_group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient")), 6),
+        orientation=directions_of(_text(_group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient"))),
         pixel_spacing_mm=spacing_of(_text(measures.get("PixelSpacing"))),
         rescale=rescale_of(
             _text(values.get("RescaleSlope")), _text(values.get("RescaleIntercept")), header.modality

@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pydicom.config
 import pydicom.uid
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder, pixel_array
 
-from medseg.dicom.codestream import claimed_size, is_complete
+from medseg.dicom.codestream import CODESTREAMS, check_codestream, check_rle
 from medseg.dicom.dataset import load_dataset
 from medseg.dicom.elements import MAX_HEADER_BYTES
 from medseg.dicom.frame import Frame, Header, frame_bytes
 from medseg.dicom.quiet import PYDICOM_ERRORS
 from medseg.dicom.refusal import refusal
+from medseg.dicom.values import uid_name
 from medseg.findings import FindingCode
 from medseg.volume import MAX_VOXELS
 
@@ -30,36 +32,35 @@ Values = NDArray[Any]
 
 _PIXEL_DATA = 0x7FE00010
 _ALLOCATED_BITS = (8, 16, 32)
-_OPENJPEG = "pylibjpeg"
-_JPEG_2000 = (
-    pydicom.uid.JPEG2000,
-    pydicom.uid.JPEG2000Lossless,
-    pydicom.uid.HTJ2K,
-    pydicom.uid.HTJ2KLossless,
-    pydicom.uid.HTJ2KLosslessRPCL,
-)
 _DECODER_PACKAGES = {
     "JPEG-LS": "pyjpegls",
     "JPEG 2000": "pylibjpeg-openjpeg",
     "JPEG": "python-gdcm",
 }
 _FILES_KEPT = 4
-_CODESTREAMS = frozenset((*pydicom.uid.JPEGTransferSyntaxes, *pydicom.uid.JPEGLSTransferSyntaxes, *_JPEG_2000))
+_NATIVE = {
+    "",
+    pydicom.uid.ImplicitVRLittleEndian,
+    pydicom.uid.ExplicitVRLittleEndian,
+    pydicom.uid.ExplicitVRBigEndian,
+    pydicom.uid.DeflatedExplicitVRLittleEndian,
+}
 
 
 def decoder_problem(transfer_syntax_uid: str) -> str | None:
     """Say why pixels of a transfer syntax cannot be decoded here; name the package that would do it."""
-    if not transfer_syntax_uid:
-        return None  # not encapsulated, or it would say so
-    uid = pydicom.uid.UID(transfer_syntax_uid)
+    if transfer_syntax_uid in _NATIVE:
+        return None
+    uid = pydicom.uid.UID(transfer_syntax_uid, validation_mode=pydicom.config.IGNORE)
     try:
-        decoder = get_decoder(uid)
-        if decoder.is_available and (uid not in _JPEG_2000 or _OPENJPEG in decoder.available_plugins):
+        plugins = get_decoder(uid).available_plugins
+        if plugins and _plugin(uid) in ("", *plugins):
             return None
     except PYDICOM_ERRORS:
-        return f"an unknown transfer syntax, {uid.name}" if uid.is_valid else "a transfer syntax that is no UID"
-    package = next((package for name, package in _DECODER_PACKAGES.items() if name in uid.name), "")
-    return f"{uid.name}, whose decoder is not installed" + (f" (pip install {package})" if package else "")
+        return uid_name(transfer_syntax_uid) or "an unknown transfer syntax"
+    name = uid_name(transfer_syntax_uid)
+    package = next((package for part, package in _DECODER_PACKAGES.items() if part in name), "")
+    return f"{name}, whose decoder is not installed" + (f" (pip install {package})" if package else "")
 
 
 def pixel_problem(header: Header) -> str | None:
@@ -70,6 +71,8 @@ def pixel_problem(header: Header) -> str | None:
     if pixels > MAX_SLICE_PIXELS or header.frame_count < 1 or pixels * header.frame_count > MAX_VOXELS:
         return "absurd Rows, Columns or NumberOfFrames"
     length = header.pixels.length
+    if _is_encapsulated(header.transfer_syntax_uid) != (length is None):
+        return "pixel data that is not in its transfer syntax"
     if length is None:
         return None  # compressed: the decoder will tell
     expected = frame_bytes(header) * header.frame_count
@@ -79,6 +82,11 @@ def pixel_problem(header: Header) -> str | None:
     return "truncated pixel data" if length < expected or is_cut else None
 
 
+def _is_encapsulated(transfer_syntax_uid: str) -> bool:
+    """Whether pixel data stands in fragments (PS3.5 A.4); all but the first four syntaxes ask for it."""
+    return transfer_syntax_uid not in _NATIVE
+
+
 def has_whole_bits(header: Header) -> bool:
     """Whether stored values take 8, 16 or 32 bits each, and the bits that count are where they can be read."""
     allocated, stored, high = header.bits_allocated, header.bits_stored, header.high_bit
@@ -86,7 +94,7 @@ def has_whole_bits(header: Header) -> bool:
         return False
     if _is_swapped(header) and header.frame_count > 1 and frame_bytes(header) % 2:
         return False  # frames would begin within a word
-    return high == stored - 1 or header.transfer_syntax_uid not in _CODESTREAMS
+    return high == stored - 1 or header.transfer_syntax_uid not in CODESTREAMS
 
 
 class FrameReader:
@@ -105,14 +113,14 @@ class FrameReader:
         Raises:
             DicomError: They are missing, truncated or cannot be decoded.
         """
-        header = frame.header
+        header, values, reason = frame.header, None, ""
         try:
             offset = _offset(header)
             values = self._decoded(frame) if offset is None else _cells(header, _frame_at(frame, offset))
         except PYDICOM_ERRORS as error:
-            raise _undecodable(where, type(error).__name__) from None  # its text may quote the file
-        if values.shape != (header.rows, header.columns):
-            raise _undecodable(where, f"an image of shape {values.shape}")
+            reason = type(error).__name__  # no more of it: its text may quote the file
+        if values is None or values.shape != (header.rows, header.columns):
+            raise _undecodable(where, reason or "an image of another shape")
         return values
 
     def same_values(self, frames: Sequence[Frame], where: str) -> bool:
@@ -132,11 +140,11 @@ class FrameReader:
             start = frame.number * frame_bytes(header)
             return _cells(header, dataset.PixelData[start : start + frame_bytes(header)])
         index = frame.number if header.frame_count > 1 else None
-        if syntax in _CODESTREAMS:
-            _check_claim(header, _encapsulated_frame(dataset, frame))
-            plugin = _OPENJPEG if syntax in _JPEG_2000 else ""
-            values: Values = pixel_array(dataset, index=index, raw=True, decoding_plugin=plugin)
+        if syntax in CODESTREAMS:
+            check_codestream(syntax, _encapsulated_frame(dataset, frame), header.rows, header.columns)
+            values: Values = pixel_array(dataset, index=index, raw=True, decoding_plugin=_plugin(syntax))
             return values
+        check_rle(_encapsulated_frame(dataset, frame), header.rows * header.columns)
         dataset.BitsStored, dataset.HighBit = header.bits_allocated, header.bits_allocated - 1  # RLE: as they stand
         return _significant(pixel_array(dataset, index=index, raw=True), header)
 
@@ -151,6 +159,13 @@ class FrameReader:
             return self._kept[id(header)]
 
 
+def _plugin(syntax: pydicom.uid.UID) -> str:
+    """Return the one decoder to use where others are less safe on damaged frames; "" for any."""
+    if syntax in pydicom.uid.JPEGLSTransferSyntaxes:
+        return "pyjpegls"
+    return "pylibjpeg" if syntax in pydicom.uid.JPEG2000TransferSyntaxes else ""
+
+
 def _load(header: Header) -> Dataset:
     expected = frame_bytes(header) * header.frame_count
     with header.open() as stream:
@@ -162,15 +177,6 @@ def _encapsulated_frame(dataset: Dataset, frame: Frame) -> bytes:
     offsets = (table[0], table[1]) if table[0] and table[1] else None
     count = frame.header.frame_count
     return bytes(get_frame(dataset.PixelData, frame.number, extended_offsets=offsets, number_of_frames=count))
-
-
-def _check_claim(header: Header, frame: bytes) -> None:
-    """Refuse a codestream of another size before its decoder allocates it."""
-    if not is_complete(frame):
-        raise EOFError
-    claimed = claimed_size(frame)
-    if claimed is not None and claimed != (header.rows, header.columns):
-        raise ValueError("a codestream of another size")
 
 
 def _offset(header: Header) -> int | None:

@@ -29,7 +29,7 @@ PYDICOM_ERRORS = (
 )
 """What pydicom and its decoders raise on damaged files."""
 
-_LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "gdcm")
+_LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls", "gdcm")
 
 
 class _Silence:

@@ -18,6 +18,7 @@ from medseg.dicom.geometry import (
     Fit,
     Spacing,
     Vectors,
+    clusters,
     corners_off,
     fit_stack,
     is_close,
@@ -98,6 +99,9 @@ def _sorted(frames: Sequence[Frame], where: str) -> list[list[Frame]]:
     problem = orientation_problem(orientations)
     if problem:
         raise refusal(where, FindingCode.BAD_ORIENTATION, "a valid ImageOrientationPatient", problem)
+    planes = int(clusters(orientations).max()) + 1
+    if planes > 1:
+        raise refusal(where, FindingCode.BAD_ORIENTATION, "parallel slices", f"{planes} orientations or more")
     along = np.array([frame.position_mm for frame in frames]) @ slice_normal(orientations[0])
     return [[frames[k] for k in place] for place in same_places(along)]
 

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR
+from pydicom.uid import UID_dictionary
 
 Numbers = tuple[float, ...]
 
@@ -35,6 +36,7 @@ _DATE_FORMS = (
     "{1}/{2}/{0}",
 )
 _LEAST_MM, _MOST_MM = 1e-6, 1e6
+_LONGEST_DIRECTION = 2.0
 
 
 @lru_cache(maxsize=4096)
@@ -88,6 +90,17 @@ def spacing_of(text: str) -> Numbers | None:
     """Return the two numbers of a PixelSpacing, or None where they are not two lengths above a nanometre."""
     spacing = millimetres_of(text, 2)
     return None if spacing is None or min(spacing) < _LEAST_MM else spacing
+
+
+def directions_of(text: str) -> Numbers | None:
+    """Return the six numbers of an ImageOrientationPatient, or None where they cannot be two directions."""
+    numbers = numbers_of(text, 6)
+    return None if numbers is None or max(map(abs, numbers)) > _LONGEST_DIRECTION else numbers
+
+
+def uid_name(uid: str) -> str:
+    """Return the name of a standard UID, or "" for any other text."""
+    return UID_dictionary[uid][0] if uid in UID_dictionary else ""
 
 
 def whole_of(text: str, default: int = 0) -> int:

@@ -243,12 +243,12 @@ def test_all_of_dicom_is_one_pile(data_root: Path, tmp_path: Path) -> None:
     left = {d.rule for d in plan.decisions if not d.is_taken}
     assert {"colour", "irregular", "localizer", "missing-slice", "mosaic"} <= left
     names = {path: sop_instance_uid(path) for group in groups.values() for path in group}
-    for decision in plan.taken:
-        volume = read_stack(decision.stack)
+    for stack in plan.taken:
+        volume = read_stack(stack)
         uids = {s.sop_instance_uid for s in volume.slices}
         own = {uid: path for path, uid in names.items() if uid in uids}  # of copies any one: they are the same
         check([with_groups(path, tmp_path) for path in own.values()], volume, samples=30)
-    copies = [d for d in plan.taken if "duplicate" in {f.code.value for f in d.stack.findings}]
+    copies = [stack for stack in plan.taken if "duplicate" in {f.code.value for f in stack.findings}]
     assert copies
-    for decision in copies:
-        assert len(decision.series.frames) > decision.stack.count
+    for stack in copies:
+        assert len(stack.series.frames) > stack.count
