@@ -150,7 +150,7 @@ class Volume:
         GridError: The array is not 3-D or the affine is not valid.
     """
 
-    array: NDArray[Any]
+    array: NDArray[Any] = field(repr=False)
     affine: Affine
     modality: str | None = None
     source: str = ""

@@ -289,4 +289,4 @@ def test_a_finding_reads_well_with_and_without_a_place():
 def test_codes_are_lower_case_words_and_unique():
     codes = [code.value for code in FindingCode]
     assert len(set(codes)) == len(codes)
-    assert all(code.replace("-", "").isalpha() and code.islower() for code in codes)
+    assert all(code.replace("-", "").isalnum() and code.islower() for code in codes)

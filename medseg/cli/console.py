@@ -18,7 +18,7 @@ errors = Console(stderr=True)
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar with count, elapsed time and ETA; it draws on stderr and vanishes when done."""
+    """Return a progress bar with count, time and ETA; it draws on stderr, if that is a terminal, and vanishes."""
     return Progress(
         SpinnerColumn(),
         TextColumn("[progress.description]{task.description}"),
@@ -30,4 +30,5 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=errors,
         transient=True,
+        disable=not errors.is_terminal,
     )

@@ -10,7 +10,7 @@ from medseg.dicom.geometry import orientation_problem, slice_normal
 from medseg.dicom.plan import Decision
 from medseg.dicom.series import Series
 from medseg.dicom.tags import DESCRIBING
-from medseg.dicom.values import uid_name
+from medseg.dicom.values import readable, uid_name
 from medseg.findings import Finding
 
 SCHEMA_VERSION = 1
@@ -48,7 +48,10 @@ def series_record(series: Series, *, show_phi: bool = False) -> dict[str, Any]:
         "findings": [finding_record(finding) for finding in series.findings],
     }
     if show_phi:
-        record |= {"series_instance_uid": header.series_uid, "study_instance_uid": header.study_uid}
+        record |= {
+            "series_instance_uid": readable(header.series_uid),
+            "study_instance_uid": readable(header.study_uid),
+        }
     return record
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from medseg.dicom.frame import Frame, Header
-from medseg.dicom.values import distinct, short_hash, without_identity
+from medseg.dicom.values import distinct, readable, short_hash, without_identity
 from medseg.findings import Finding
 
 
@@ -63,8 +63,7 @@ class Series:
 
     def shown(self, text: str) -> str:
         """Return a text of a header as it may be shown: without the patient's names and numbers, in one line."""
-        readable = "".join(letter if letter.isprintable() else "?" for letter in text)
-        return without_identity(readable, self.header.hidden)
+        return without_identity(readable(text), self.header.hidden)
 
     def values(self, tag: int) -> tuple[str, ...]:
         """Return the different values of a tag, of those that are read from every header."""

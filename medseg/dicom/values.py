@@ -103,6 +103,11 @@ def uid_name(uid: str) -> str:
     return UID_dictionary[uid][0] if uid in UID_dictionary else ""
 
 
+def readable(text: str) -> str:
+    """Return a text without letters that a terminal would take as orders."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def whole_of(text: str, default: int = 0) -> int:
     """Return the whole number that a text holds, or the default."""
     return int(text) if _WHOLE.fullmatch(text) else default
