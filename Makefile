@@ -39,6 +39,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/resample.py
 	$(BIN)/python benchmarks/segment_memory.py
+	$(BIN)/python benchmarks/dicom_read.py
 
 clean:
 	rm -rf $(VENV) medseg_demo build dist .mypy_cache .ruff_cache .pytest_cache
