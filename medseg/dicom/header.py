@@ -40,6 +40,7 @@ _LONGEST_CACHED, _LONGEST_KEPT = 256, 1024  # of a value, in bytes and character
 _RESCALED_MODALITIES = {"CT", "PT"}
 _LEAST_SLOPE, _MOST_SLOPE, _MOST_INTERCEPT = 1e-30, 1e25, 1e35
 _GE_B_OFFSET = 1_000_000_000  # GE adds it to b-values
+_DESCRIBING = frozenset(DESCRIBING.values())
 _B_VALUE = DESCRIBING["DiffusionBValue"]
 
 
@@ -110,7 +111,7 @@ class _Values:
         self.charset = self.text("SpecificCharacterSet")
 
     def __getitem__(self, tag: int) -> str:
-        return self.decode(tag, vr_of(tag))
+        return self.decode(tag, vr_of(tag)) if tag in self.elements.values else ""
 
     def decode(self, tag: int, vr: str) -> str:
         raw = self.elements.values.get(tag)
@@ -130,8 +131,8 @@ class _Values:
         return whole_of(self[IMAGE[keyword]], default)
 
     def describing(self, extra: Iterable[int]) -> dict[int, str]:
-        wanted = {*DESCRIBING.values(), *extra}
-        found = {tag: self[tag][:_LONGEST_KEPT] for tag in self.elements.values if tag in wanted}
+        wanted = _DESCRIBING.union(extra)
+        found = {tag: self[tag][:_LONGEST_KEPT] for tag in wanted & self.elements.values.keys()}
         b_value = self._private_b_value() if not found.get(_B_VALUE) else ""
         if b_value:
             found[_B_VALUE] = b_value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from medseg.dicom.frame import Frame, Header
@@ -26,6 +27,7 @@ _Key = tuple[str, ...]
 
 _MOST_THREADS = 8
 _FILES_A_TASK = 64
+_WAITING = 2.0  # times as long as the work itself
 _SKIP_CODES = {
     Skip.NOT_DICOM: FindingCode.NOT_DICOM,
     Skip.NOT_AN_IMAGE: FindingCode.NOT_AN_IMAGE,
@@ -90,16 +92,24 @@ def scan_pile(path: Path, *, extra: frozenset[int] = frozenset(), progress: Prog
 def _read_all(
     sources: Sequence[Source], extra: frozenset[int], progress: Progress | None
 ) -> Iterator[tuple[Source, list[Frame] | Skip]]:
-    """Read all headers, a few files at a time in each thread; the results are in the order of the sources."""
+    """Read all headers, a few files at a time; the results are in the order of the sources.
+
+    Threads are used where the first files were waited for (a network share, a cold disk): they wait together. Where
+    files come at once, threads would only take the interpreter's lock from one another.
+    """
     tasks = [sources[start : start + _FILES_A_TASK] for start in range(0, len(sources), _FILES_A_TASK)]
 
     def read(task: Sequence[Source]) -> list[list[Frame] | Skip]:
         return [_read(source, extra) for source in task]
 
     done = 0
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(_MOST_THREADS) as pool:
         try:
-            for task, results in zip(tasks, pool.map(read, tasks), strict=True):
+            wall, busy = time.perf_counter(), time.thread_time()
+            first = [read(task) for task in tasks[:1]]
+            has_waited = time.perf_counter() - wall > _WAITING * (time.thread_time() - busy)
+            rest = pool.map(read, tasks[1:]) if has_waited else map(read, tasks[1:])
+            for task, results in zip(tasks, chain(first, rest), strict=True):
                 yield from zip(task, results, strict=True)
                 done += len(task)
                 if progress:
