@@ -178,9 +178,7 @@ def _open(path: str | Path) -> io.FileIO:
 
 
 def _from_folder(root: Path) -> Pile:
-    sources: list[Source] = []
-    left_out: Counter[_Reason] = Counter()
-    folders = [root]
+    sources, left_out, folders = list[Source](), Counter[_Reason](), [root]
     while folders:
         below = []
         for entry in _entries(folder := folders.pop(), left_out):
@@ -193,8 +191,8 @@ def _from_folder(root: Path) -> Pile:
                     if not os.access(entry.path, os.R_OK):  # some network shares deny what they then open
                         _open(entry.path).close()
                     sources.append(FileSource(folder / entry.name))
-                else:  # a link to nothing, or a device
-                    left_out[_UNREADABLE] += 1
+                else:
+                    raise OSError("a link to nothing, or a device")
             except OSError:
                 left_out[_UNREADABLE] += 1
         folders += reversed(below)

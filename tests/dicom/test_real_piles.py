@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +17,7 @@ from medseg.dicom.read import read_stack
 from medseg.dicom.scan import scan_pile
 from medseg.volume import Volume
 from tests.dicom.cases import check, check_interpolated, check_parts, codes, read, read_one, sop_instance_uid
+from tests.dicom.test_real_series import between
 
 pytestmark = pytest.mark.data
 
@@ -128,17 +128,6 @@ def test_scan_plan_and_read(data_root: Path, tmp_path: Path, name: str) -> None:
     if not refused:
         assert sum(map(len, groups)) == sum(len(group) for group in image_files(folder).values())
     check_parts(volumes, [[with_groups(path, tmp_path) for path in group] for group in groups])
-
-
-def between(volume: Volume, image: Any) -> np.ndarray:
-    """Index into another image for every voxel (3, n); fails unless they are the same voxels."""
-    matrix = np.linalg.inv(image.affine) @ volume.affine
-    exact = matrix[:3, :3] @ np.indices(volume.array.shape).reshape(3, -1) + matrix[:3, 3:]
-    nearest = np.rint(exact).astype(int)
-    assert np.abs(exact - nearest).max() < 0.01
-    assert nearest.min() >= 0
-    assert (nearest.max(axis=1) < image.shape).all()
-    return nearest
 
 
 @pytest.mark.parametrize("name", OPINIONS)
