@@ -63,7 +63,8 @@ def scan_pile(path: Path, *, extra: frozenset[int] = frozenset(), progress: Prog
     """Find the image series in a folder with its subfolders, a zip, a DICOMDIR or a single file.
 
     Files are grouped by StudyInstanceUID and SeriesInstanceUID, and a series is split where it is not one volume
-    (`medseg.dicom.split`). Pixels are not read. A file that lacks a SeriesInstanceUID goes with the others that do.
+    (`medseg.dicom.split`). Pixels are not read. Files without a SeriesInstanceUID go with those of their study,
+    folder and patient that have none either.
 
     Args:
         path: Where to look.
