@@ -556,7 +556,7 @@ def test_a_process_of_its_own_tells_nothing(piles: dict[str, Path]) -> None:
             *OPTIONS,
         ]
         environment = os.environ | {"COLUMNS": "4000"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=300, check=False)
         text = (done.stdout + done.stderr).decode("utf-8", "backslashreplace")
         assert done.returncode in (0, 5), text[-1500:]
         _check(text)
