@@ -57,7 +57,7 @@ def decoder_problem(transfer_syntax_uid: str) -> str | None:
         if plugins and _plugin(uid) in ("", *plugins):
             return None
     except PYDICOM_ERRORS:
-        return uid_name(transfer_syntax_uid) or "an unknown transfer syntax"
+        return f"a transfer syntax that nothing decodes ({uid_name(transfer_syntax_uid) or 'unknown'})"
     name = uid_name(transfer_syntax_uid)
     package = next((package for part, package in _DECODER_PACKAGES.items() if part in name), "")
     return f"{name}, whose decoder is not installed" + (f" (pip install {package})" if package else "")
