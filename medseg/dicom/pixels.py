@@ -78,7 +78,8 @@ def pixel_problem(header: Header) -> str | None:
     expected = frame_bytes(header) * header.frame_count
     if length > expected + 1:
         return "more pixel data than Rows, Columns and NumberOfFrames say"
-    is_cut = header.pixels.offset >= 0 and header.pixels.offset + expected > header.source.size
+    size = header.stamp[0] if header.stamp else header.source.size
+    is_cut = header.pixels.offset >= 0 and header.pixels.offset + expected > size
     return "truncated pixel data" if length < expected or is_cut else None
 
 
