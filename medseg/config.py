@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import nn
 
 from medseg.data.augment import Augmentation
 from medseg.data.preprocessing import Preprocessing
 from medseg.device import Precision
 from medseg.errors import UsageError
-from medseg.losses import LOSSES
+from medseg.losses import LOSSES, DeepSupervision, build_loss
 from medseg.model import NetworkSpec
 from medseg.networks import NETWORKS
+from medseg.networks.weights import Pretrained
+from medseg.postprocess import Postprocessing
 from medseg.registry import Registry
 from medseg.shipped import Shelf, find_yaml
 from medseg.tiles import SlidingWindow
@@ -97,6 +101,7 @@ class ExperimentConfig(BaseModel):
     loss: LossFields = Field(description="Name of the loss and its own fields; see medseg list.")
     training: TrainingConfig
     inference: SlidingWindow = SlidingWindow()
+    postprocessing: Postprocessing = Postprocessing()
 
     @property
     def spatial_dims(self) -> Literal[2, 3]:
@@ -117,6 +122,7 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f"inference.tile_size has {len(tile)} sizes, training.patch_size {dims}")
         try:
             self.check_channels(len(self.preprocessing.intensity))
+            self.build_loss(self._spacing_mm())
         except UsageError as error:
             raise ValueError(str(error)) from error
         return self
@@ -137,13 +143,12 @@ class ExperimentConfig(BaseModel):
                 found=f"{len(self.preprocessing.intensity)} rules",
                 remedy="correct it, or the channels of the manifest",
             ) from error
-        network = self.network_spec(channels, num_classes=2).sketch()
-        self._check_patch(cast(tuple[int, ...], network.multiple))
+        network = self.network_spec(channels, num_classes=2, spacing_mm=self._spacing_mm()).sketch()
+        self._check_patch(cast(tuple[int, ...], network.multiple), cast(str, network.norm))
 
-    def _check_patch(self, multiple: tuple[int, ...]) -> None:
+    def _check_patch(self, multiple: tuple[int, ...], norm: str) -> None:
         """Refuse a patch of which one voxel is left, where the normalisation needs two values to measure."""
         patch, batch_size = self.training.patch_size, self.training.batch_size
-        norm = getattr(self.network, "norm", None)
         needs_two = norm == "instance" or (norm == "batch" and batch_size == 1)
         if needs_two and all(size <= m for size, m in zip(patch, multiple, strict=True)):
             larger = [max(size, 2 * m) for size, m in zip(patch, multiple, strict=True)]
@@ -154,9 +159,24 @@ class ExperimentConfig(BaseModel):
                 remedy=f"try {larger}, or fewer network.channels",
             )
 
-    def network_spec(self, in_channels: int, num_classes: int) -> NetworkSpec:
-        """Return how to build the network for a data set's channels and classes."""
-        fields = self.network.model_dump()
+    def _spacing_mm(self) -> tuple[float, ...] | None:
+        """Return the spacing that the network works at, where the config says all of it."""
+        spacing = [mm for mm in self.preprocessing.spacing_mm or () if mm != "keep"]
+        return tuple(spacing) if len(spacing) == 3 else None
+
+    def network_spec(
+        self, in_channels: int, num_classes: int, *, spacing_mm: Sequence[float] | None = None
+    ) -> NetworkSpec:
+        """Return how to build the network for a data set's channels and classes.
+
+        Args:
+            in_channels: Image channels.
+            num_classes: Output channels, background included.
+            spacing_mm: Along R, A, S, of the images that the network will see; None where it is not known yet.
+        """
+        fields = self.network.model_dump(exclude={"weights"})
+        known = {"patch_size": self.training.patch_size, "spacing_mm": self._of_axes(spacing_mm)}
+        fields |= {key: value for key, value in known.items() if key in fields and fields[key] is None}
         return NetworkSpec(
             name=fields.pop("name"),
             spatial_dims=self.spatial_dims,
@@ -164,6 +184,27 @@ class ExperimentConfig(BaseModel):
             num_classes=num_classes,
             fields=fields,
         )
+
+    def weights(self) -> Pretrained:
+        """Return the pretrained weights that the encoder begins with."""
+        return cast(Pretrained, getattr(self.network, "weights", None))
+
+    def build_loss(self, spacing_mm: Sequence[float] | None) -> nn.Module:
+        """Build the loss, for logits at one resolution or at several.
+
+        Args:
+            spacing_mm: Along R, A, S, of the images that the network will see; None where it is not known yet.
+
+        Raises:
+            UsageError: A value is out of its range, or a window too small for the spacing.
+        """
+        fields = self.loss.model_dump()
+        if fields.get("spacing_mm", ()) is None:
+            fields["spacing_mm"] = self._of_axes(spacing_mm)
+        return DeepSupervision(build_loss(**fields))
+
+    def _of_axes(self, spacing_mm: Sequence[float] | None) -> tuple[float, ...] | None:
+        return None if spacing_mm is None else tuple(spacing_mm)[: self.spatial_dims]
 
     def window(self) -> SlidingWindow:
         """Return the sliding window with its tile size set."""

@@ -7,7 +7,7 @@ that memory does not grow with classes times volume.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medseg.data.resample import Coordinates, GridMap, plane_coordinates, resample_axes, sample_points
 from medseg.data.transforms import Prepared
-from medseg.tiles import Advance, Shape, Slab, TileEngine
+from medseg.tiles import Advance, Shape, Slab
 from medseg.volume import Grid
 
 LabelArray = NDArray[np.unsignedinteger[Any]]
@@ -25,8 +25,15 @@ _CHUNK_BYTES = 256 << 20
 _INSIDE_TOLERANCE = 1e-4
 
 
+class Engine(Protocol):
+    """What gives the logits of an image, slab after slab."""
+
+    def slabs(self, image: Tensor, advance: Advance | None = None) -> Iterator[Slab]:
+        """Yield slabs of logits (K, i, j, planes) of an image (C, i, j, k)."""
+
+
 def label_on_grid(
-    engine: TileEngine,
+    engine: Engine,
     prepared: Prepared,
     native: Grid,
     values: LabelArray,

@@ -24,6 +24,8 @@ from medseg.errors import ModelError, UsageError
 from medseg.files import sha256_of, write_text
 from medseg.labels import LabelSet
 from medseg.networks import NETWORKS, build_network
+from medseg.networks.weights import Pretrained
+from medseg.postprocess import Postprocessing
 from medseg.tensorfile import save_tensors_by_hash
 from medseg.tiles import SlidingWindow
 
@@ -41,7 +43,9 @@ class NetworkSpec(BaseModel):
     spatial_dims: Literal[2, 3]
     in_channels: int = Field(ge=1)
     num_classes: int = Field(ge=2)
-    fields: dict[str, Any] = Field(default_factory=dict, description="The network's own arguments.")
+    fields: dict[str, Any] = Field(
+        default_factory=dict, description="The network's arguments, but for pretrained weights."
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> NetworkSpec:
@@ -50,16 +54,27 @@ class NetworkSpec(BaseModel):
             known = NETWORKS[self.name].fields.model_validate({"name": self.name} | self.fields)
         except UsageError as error:
             raise ValueError(str(error)) from error
-        object.__setattr__(self, "fields", known.model_dump(exclude={"name"}))
+        object.__setattr__(self, "fields", known.model_dump(exclude={"name", "weights"}))
         return self
 
-    def build(self) -> nn.Module:
-        """Build the network, with fresh weights."""
+    @property
+    def slices(self) -> int:
+        """Neighbouring slices that a 2-D network sees as channels."""
+        return int(self.fields["slices"])
+
+    def build(self, weights: Pretrained = None) -> nn.Module:
+        """Build the network, with fresh weights or with an encoder that is pretrained.
+
+        Raises:
+            UsageError: Its fields do not fit together.
+            ModelError: The pretrained weights are not there, are damaged or do not fit.
+        """
         return build_network(
             self.name,
             spatial_dims=self.spatial_dims,
             in_channels=self.in_channels,
             num_classes=self.num_classes,
+            weights=weights,
             **self.fields,
         )
 
@@ -100,6 +115,7 @@ class ModelPackage(BaseModel):
     labels: LabelSet
     preprocessing: Preprocessing
     inference: SlidingWindow
+    postprocessing: Postprocessing = Postprocessing()
     envelope: Fingerprint = Field(description="What the training images were like.")
     provenance: Provenance
     weights_sha256: dict[str, str] = Field(default_factory=dict, description="{file name: SHA-256}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
@@ -28,12 +28,14 @@ class Entry(Generic[Product]):
         build: Makes it from keyword arguments.
         source: The paper or document that it comes from.
         fields: Pydantic model of what a config may set: ``name`` and the arguments that have a default.
+        preset: Arguments that the name itself stands for.
     """
 
     name: str
     build: Callable[..., Product]
     source: str
     fields: type[BaseModel]
+    preset: Mapping[str, Any]
 
 
 class Registry(Generic[Product]):
@@ -41,15 +43,23 @@ class Registry(Generic[Product]):
 
     Args:
         kind: What the names stand for, for messages: ``network``, ``loss``.
-        table: {name: (function or class, source)}. Arguments without a default are given by the program;
-            those with one are the fields of a config.
+        table: {name: (function or class, source)} or {name: (function or class, source, preset)}. Arguments without
+            a default are given by the program, or by the preset of the name; those with one are the fields of a
+            config, where the preset may change the default.
+        shared: A function whose arguments with a default are fields of every name.
     """
 
-    def __init__(self, kind: str, table: dict[str, tuple[Callable[..., Product], str]]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        table: Mapping[
+            str, tuple[Callable[..., Product], str] | tuple[Callable[..., Product], str, Mapping[str, Any]]
+        ],
+        *,
+        shared: Callable[..., Product] | None = None,
+    ) -> None:
         self.kind = kind
-        self._entries = {
-            name: Entry(name, build, source, _fields_of(name, build)) for name, (build, source) in table.items()
-        }
+        self._entries = {name: _entry(name, shared, *row) for name, row in table.items()}
 
     def __iter__(self) -> Iterator[Entry[Product]]:
         return iter(self._entries.values())
@@ -68,15 +78,30 @@ class Registry(Generic[Product]):
             UsageError: There is no such name.
             TypeError: An argument is not one that it takes.
         """
-        return self[name].build(**arguments)
+        entry = self[name]
+        return entry.build(**{**entry.preset, **arguments})
 
 
-def _fields_of(name: str, build: Callable[..., Any]) -> type[BaseModel]:
-    function = build.__init__ if inspect.isclass(build) else build
-    hints = get_type_hints(function)
+def _entry(
+    name: str,
+    shared: Callable[..., Product] | None,
+    build: Callable[..., Product],
+    source: str,
+    preset: Mapping[str, Any] | None = None,
+) -> Entry[Product]:
+    given = dict(preset or {})
     fields: dict[str, Any] = {"name": (Literal[name], ...)}
-    for parameter in inspect.signature(build).parameters.values():
-        if parameter.default is not inspect.Parameter.empty:
-            fields[parameter.name] = (hints[parameter.name], parameter.default)
+    for function in (build, shared):
+        fields |= _fields_of(function, given) if function else {}
     config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-    return create_model(f"{name}_fields", __config__=config, **fields)
+    return Entry(name, build, source, create_model(f"{name}_fields", __config__=config, **fields), given)
+
+
+def _fields_of(build: Callable[..., Any], preset: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return {argument: (type, default)} of the arguments that have a default."""
+    hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    return {
+        parameter.name: (hints[parameter.name], preset.get(parameter.name, parameter.default))
+        for parameter in inspect.signature(build).parameters.values()
+        if parameter.default is not inspect.Parameter.empty
+    }

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from medseg.data.transforms import Prepared, build_transforms, prepare
 from medseg.device import Precision, autocast, memory_format, pick_device, place
 from medseg.errors import InputError, ModelError
-from medseg.inference import LabelArray, label_on_grid
+from medseg.inference import Engine, LabelArray, label_on_grid
 from medseg.labels import LabelMap
 from medseg.model import ModelPackage, load_networks, load_package
+from medseg.refinement import RefinedEngine
 from medseg.tiles import Advance, Shape, SlidingWindow, TileEngine
 from medseg.volume import Grid, Volume
 
@@ -83,7 +84,13 @@ class Segmenter:
         for network in self.networks:
             network.eval()
         with torch.inference_mode():
-            return label_on_grid(self.engine(), prepared, native, self.package.labels.channel_values, advance)
+            return label_on_grid(
+                self._refined(self.engine(), prepared),
+                prepared,
+                native,
+                self.package.labels.channel_values,
+                advance,
+            )
 
     def engine(self) -> TileEngine:
         """Return the sliding window over the networks."""
@@ -93,7 +100,12 @@ class Segmenter:
                 self.package.name, expected="inference.tile_size", found="none", remedy="set it in model.json"
             )
         tile: Shape = (size[0], size[1], size[2] if len(size) == 3 else 1)
-        return TileEngine(self._predict, tile, self.window, self.package.network.spatial_dims, self.device)
+        network = self.package.network
+        return TileEngine(self._predict, tile, self.window, network.spatial_dims, network.slices, self.device)
+
+    def _refined(self, engine: TileEngine, prepared: Prepared) -> Engine:
+        crf = self.package.postprocessing.crf
+        return engine if crf is None else RefinedEngine(engine, crf, prepared.grid.spacing_mm)
 
     def _predict(self, tiles: Tensor) -> Tensor:
         tiles = tiles.contiguous(memory_format=memory_format(self.package.network.spatial_dims))

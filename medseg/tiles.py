@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from medseg.networks.slices import stack_slices
+
 Predictor = Callable[[Tensor], Tensor]
 Advance = Callable[[int, int], None]
 Shape = tuple[int, int, int]
@@ -78,10 +80,11 @@ class TileEngine:
     """Runs a network over all tiles of an image.
 
     Args:
-        predict: (B, C, *tile) -> (B, K, *tile), in 2-D tiles when `tile` has size 1 along the last axis.
+        predict: (B, C, *tile) -> (B, K, *tile); (B, C x slices, i, j) -> (B, K, i, j) for a 2-D network.
         tile: Tile size (i, j, k); k is 1 for a 2-D network.
         window: Overlap, batch size and mirroring.
         spatial_dims: Of the network: 2 or 3.
+        slices: Neighbouring slices that a 2-D network sees as channels; those beyond the image are zero, the mean.
         device: Where network and ring live.
     """
 
@@ -89,6 +92,7 @@ class TileEngine:
     tile: Shape
     window: SlidingWindow
     spatial_dims: int
+    slices: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def slabs(self, image: Tensor, advance: Advance | None = None) -> Iterator[Slab]:
@@ -108,6 +112,8 @@ class TileEngine:
         corners = list(product(rows, columns))
         ends = [*planes[1:], padded.shape[3]]  # planes before these get no more tiles
         ring = _Ring((padded.shape[1], padded.shape[2], self.tile[2]), gaussian_importance(self.tile), self.device)
+        beyond = self.slices // 2
+        padded = F.pad(padded, (beyond, beyond)) if beyond else padded
         done = 0
         for start, end in zip(planes, ends, strict=True):
             for batch in _batched(corners, self.window.batch_size):
@@ -129,12 +135,17 @@ class TileEngine:
         return F.pad(image, pads), (i, j, k)
 
     def _cut(self, image: Tensor, corner: Shape) -> Tensor:
-        i, j, k = (slice(start, start + size) for start, size in zip(corner, self.tile, strict=True))
-        return image[:, i, j, k]
+        """Cut a tile, and the slices before and behind it, out of an image that has them at both ends."""
+        rows, columns, planes = self.tile
+        i, j, k = corner
+        return image[:, i : i + rows, j : j + columns, k : k + planes + self.slices - 1]
 
     def _predict(self, tiles: Tensor) -> Tensor:
-        """Predict tiles (B, C, i, j, k), averaged over the flips asked for, in float32."""
-        x = tiles[..., 0] if self.spatial_dims == 2 else tiles
+        """Predict tiles (B, C, i, j, k), averaged over the flips asked for, in float32.
+
+        For a 2-D network, k counts the slices that it sees beside one another.
+        """
+        x = stack_slices(tiles) if self.spatial_dims == 2 else tiles
         flips = [
             [axis + 2 for axis, on in zip(self.window.mirror_axes, chosen, strict=True) if on]
             for chosen in product((False, True), repeat=len(self.window.mirror_axes))

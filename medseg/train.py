@@ -152,7 +152,7 @@ def _step(run: Run, image: Tensor, label: Tensor) -> None:
     run.network.train()
     with autocast(training.precision, run.device):
         logits = run.network(image.contiguous(memory_format=memory_format(run.config.spatial_dims)))
-    loss = run.loss(logits, label)
+    loss = run.loss(logits, label, image)
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()
     if chosen.clip_norm is not None:

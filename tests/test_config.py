@@ -121,3 +121,73 @@ def test_rules_must_be_one_or_one_a_channel():
     config.check_channels(2)
     with pytest.raises(UsageError, match="expected one rule, or one for each of 3 channels, found 2 rules"):
         config.check_channels(3)
+
+
+def changed(**parts):
+    tree = tiny_config().model_dump()
+    for part, values in parts.items():
+        tree[part] = values if part in ("network", "loss") else tree[part] | values
+    return type(tiny_config()).model_validate(tree)
+
+
+def test_network_and_loss_learn_patch_and_spacing_from_the_config():
+    config = changed(
+        network={"name": "deeplabv3plus", "backbone": "resnet18", "rates": "auto", "width_multiplier": 0.125},
+        loss={"name": "ce_crf", "radius_mm": 5.0},
+        preprocessing={"spacing_mm": (1.0, 1.0, 5.0)},
+        training={"patch_size": (64, 48, 8)},
+    )
+    spec = config.network_spec(1, 3, spacing_mm=(1.0, 1.0, 5.0))
+    assert spec.fields["patch_size"] == (64, 48, 8)
+    assert spec.fields["spacing_mm"] == (1.0, 1.0, 5.0)
+    assert spec.sketch().multiple == (16, 16, 4)  # two halvings until 4 mm against 5 mm
+    assert config.build_loss((1.0, 1.0, 5.0)).loss.spacing_mm == (1.0, 1.0, 5.0)
+    assert config.network_spec(1, 3).fields["spacing_mm"] is None
+
+
+def test_what_a_config_says_itself_stands():
+    network = {
+        "name": "unet",
+        "channels": (4, 8, 16),
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "strides": ((1, 2, 2), (2, 2, 1)),
+    }
+    config = changed(network=network, loss={"name": "ce_crf", "spacing_mm": (2.0, 2.0, 2.0)})
+    spec = config.network_spec(1, 3, spacing_mm=(1.0, 1.0, 5.0))
+    assert spec.fields["spacing_mm"] == (1.0, 1.0, 1.0)
+    assert spec.sketch().multiple == (2, 4, 2)
+    assert config.build_loss((1.0, 1.0, 5.0)).loss.spacing_mm == (2.0, 2.0, 2.0)
+
+
+def test_a_two_dimensional_network_gets_the_spacing_of_its_plane():
+    config = changed(training={"patch_size": (32, 16)}, inference={"tile_size": None})
+    assert config.network_spec(1, 3, spacing_mm=(1.0, 3.0, 9.0)).fields["spacing_mm"] == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"loss": {"name": "ce_crf", "radius_mm": 1.0}}, "radius_mm: expected a window that reaches a neighbour"),
+        ({"loss": {"name": "ce_dice", "class_weights": (-1.0, 1.0)}}, "loss.class_weights"),
+        ({"postprocessing": {"crf": {"radius_mm": 1.0}}}, "radius_mm: expected a window that reaches a neighbour"),
+        ({"network": {"name": "unet", "channels": (4, 8), "slices": 3}}, "network.slices"),
+        ({"network": {"name": "deeplabv1", "attention": "gate"}}, "has no skips to gate"),
+        ({"network": {"name": "fcn32s", "finest": 8}}, "finest"),
+    ],
+)
+def test_losses_and_networks_that_do_not_fit(part, message):
+    with pytest.raises(ValueError, match=message):
+        changed(**part)
+
+
+def test_rates_that_reach_the_feature_map_are_warned_of():
+    network = {"name": "deeplabv3", "backbone": "resnet18", "width_multiplier": 0.125}
+    with pytest.warns(UserWarning, match=r"\(18, 18, 18\) reach the feature map's size \(4, 4, 4\)"):
+        changed(network=network, training={"patch_size": (64, 64, 64)})
+
+
+def test_pretrained_weights_are_of_training_not_of_the_model():
+    weights = {"file": "w.safetensors", "sha256": "0" * 64}
+    config = changed(network={"name": "unet", "channels": (4, 8), "weights": weights})
+    assert config.weights().file.name == "w.safetensors"
+    assert "weights" not in config.network_spec(1, 3).fields

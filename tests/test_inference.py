@@ -6,9 +6,11 @@ import torch
 from monai.inferers import sliding_window_inference
 from scipy.ndimage import map_coordinates
 
+from medseg.crf import CRF, mean_field
 from medseg.data.resample import GridMap
 from medseg.data.transforms import Prepared
 from medseg.inference import label_on_grid, winners
+from medseg.refinement import RefinedEngine
 from medseg.tiles import SlidingWindow, TileEngine, gaussian_importance, tile_starts
 from medseg.volume import Grid
 
@@ -50,6 +52,25 @@ def test_two_dimensional_network_predicts_every_slice():
     got = whole_logits(engine((21, 18, 1), 2, plane, batch_size=4), IMAGE)
     expected = torch.stack([plane(IMAGE[None, ..., k])[0] for k in range(25)], dim=-1)
     torch.testing.assert_close(got, expected)
+
+
+def test_a_network_that_sees_neighbouring_slices():
+    plane = torch.nn.Conv2d(6, 3, 3, padding=1).requires_grad_(False)
+    image = torch.randn(2, 21, 18, 7)
+    e = TileEngine(plane, (21, 18, 1), SlidingWindow(batch_size=2), 2, 3)
+    black = torch.zeros(2, 21, 18)
+    slices = [black, *image.unbind(-1), black]
+    expected = [
+        plane(torch.stack([slices[k + n][c] for c in (0, 1) for n in (0, 1, 2)])[None])[0] for k in range(7)
+    ]
+    torch.testing.assert_close(whole_logits(e, image), torch.stack(expected, dim=-1))
+
+
+def test_refinement_is_the_mean_field_of_the_whole_image():
+    crf, spacing = CRF(iterations=2), (1.0, 1.5, 2.0)
+    e = RefinedEngine(engine(), crf, spacing)
+    expected = mean_field(whole_logits(e.engine, IMAGE).softmax(0), IMAGE, crf, spacing)
+    torch.testing.assert_close(whole_logits(e, IMAGE).exp(), expected)
 
 
 def test_mirroring_is_the_mean_over_all_flips():

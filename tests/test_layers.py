@@ -13,9 +13,9 @@ LAYERS = {
     2: ["train", "segment", "batch", "evaluate", "report"],
     3: [
         "config", "model", "segmenter", "inference", "tiles", "tensorfile", "data", "networks", "dicom", "nifti",
-        "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files", "device",
+        "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files", "device", "refinement",
     ],
-    4: ["losses", "metrics"],
+    4: ["crf", "losses", "metrics", "postprocess"],
     5: ["labels", "volume", "findings", "files", "yamlfile", "registry", "threads"],
     6: ["errors"],
 }  # fmt: skip

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import medseg.training.run
@@ -18,7 +19,8 @@ from medseg import load_model
 from medseg.cli import app
 from medseg.cli.train import ProgressObserver, print_dice, resume_command
 from medseg.config import ExperimentConfig
-from medseg.errors import ManifestError, StorageError, TrainingError, UsageError
+from medseg.errors import ManifestError, ModelError, StorageError, TrainingError, UsageError
+from medseg.files import sha256_of
 from medseg.metrics import dice_per_label
 from medseg.model import load_package
 from medseg.nifti import read_nifti, write_nifti
@@ -40,8 +42,6 @@ def dataset(tmp_path_factory):
 
 
 def weights(run):
-    from safetensors.torch import load_file
-
     return load_file(run / "checkpoint.safetensors")
 
 
@@ -54,7 +54,7 @@ def assert_same_weights(a, b):
 
 @pytest.mark.parametrize("patch", [(16, 16, 16), (18, 18)])
 def test_learns_and_leaves_a_package_whose_dice_is_that_of_its_own_label_maps(dataset, tmp_path, patch):
-    config = tiny_config(patch_size=patch, epochs=15, steps_per_epoch=6, batch_size=4, optimizer=FAST)
+    config = tiny_config(patch_size=patch, epochs=15, steps_per_epoch=6, batch_size=4, optimizer=FAST, seed=1)
     result = train(config, dataset, tmp_path / "run", Silent())
     assert result.mean_dice > 0.9
     _, validation = dataset.fold(0)
@@ -346,3 +346,40 @@ def test_an_absent_label_is_nan_and_not_in_the_mean(capsys):
 def test_trains_on_cuda(dataset, tmp_path, precision):
     config = tiny_config(epochs=15, steps_per_epoch=6, batch_size=4, optimizer=FAST, precision=precision)
     assert train(config, dataset, tmp_path / "run", Silent(), device="cuda").mean_dice > 0.9
+
+
+def other_network(network, loss, **parts):
+    tree = tiny_config(patch_size=(18, 18), epochs=1, steps_per_epoch=3).model_dump()
+    return ExperimentConfig.model_validate(tree | {"network": network, "loss": loss} | parts)
+
+
+def test_slices_deep_supervision_and_a_crf_go_all_the_way(dataset, tmp_path):
+    config = other_network(
+        {"name": "resunet", "channels": (4, 8, 8), "blocks": (1, 1, 1), "slices": 3, "deep_supervision": True},
+        {"name": "ce_dice_crf"},
+        postprocessing={"crf": {"iterations": 1, "radius_mm": 2.0}},
+    )
+    result = train(config, dataset, tmp_path / "run", Silent())
+    package = load_package(result.model)
+    assert package.network.slices == 3
+    assert package.postprocessing.crf == config.postprocessing.crf
+    _, (case, *_) = dataset.fold(0)
+    predicted = load_model(result.model).segment(read_nifti(case.images[0]))
+    measured = dice_per_label(predicted.array, read_nifti(case.label).array, LABELS.indices)
+    assert set(measured) == set(LABELS.indices)
+
+
+def test_training_begins_with_pretrained_weights_and_the_model_does_not_need_them(dataset, tmp_path):
+    network = {"name": "unet", "channels": (4, 8, 16)}
+    first = train(other_network(network, {"name": "ce"}), dataset, tmp_path / "first", Silent())
+    (file,) = (first.model / "weights").iterdir()
+    weights = {"file": file, "sha256": sha256_of(file)}
+    config = other_network(network | {"weights": weights}, {"name": "ce"})
+    run = set_up(config, dataset, tmp_path / "second", Silent(), device="cpu", budget_s=None, resume=False)
+    trained = load_file(file)
+    for name, value in run.network.state_dict().items():
+        assert torch.equal(value, trained[name]), name
+    assert "weights" not in run.package.network.fields
+    file.unlink()
+    with pytest.raises(ModelError, match="no such file"):
+        set_up(config, dataset, tmp_path / "third", Silent(), device="cpu", budget_s=None, resume=False)

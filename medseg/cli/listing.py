@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.markup import escape
@@ -13,6 +14,8 @@ from medseg.cli.console import console
 from medseg.shipped import Shelf, shelf_folder, shipped_names
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from medseg.registry import Registry
 
 
@@ -61,8 +64,25 @@ def _print_shelf(shelf: Shelf, title: str) -> None:
 
 
 def _print_registry(registry: Registry[Any], title: str) -> None:
-    table = Table("name", "source", "fields with their defaults", title=title, title_justify="left")
+    from rich.console import Group
+
+    table = Table("name", "source", "fields: defaults (what else they can be)", title=title, title_justify="left")
     for entry in registry:
-        fields = [f"{key}: {f.default}" for key, f in entry.fields.model_fields.items() if key != "name"]
-        table.add_row(escape(entry.name), escape(entry.source), escape("\n".join(fields)))
+        fields = [_field(key, info) for key, info in entry.fields.model_fields.items() if key != "name"]
+        table.add_row(escape(entry.name), escape(entry.source), Group(*fields))
+        table.add_section()
     console.print(table)
+
+
+def _field(key: str, info: FieldInfo) -> str:
+    """Return a field as it stands in YAML, with the other words that it can be."""
+    default = json.dumps(info.default).strip('"')
+    others = [word for word in _words(info.annotation) if word != info.default]
+    return escape(f"{key}: {default}" + (f" ({', '.join(map(str, others))})" if others else ""))
+
+
+def _words(annotation: Any) -> list[Any]:
+    """Return the values of every ``Literal`` in an annotation."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [word for part in get_args(annotation) for word in _words(part)]

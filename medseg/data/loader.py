@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medseg.data.augment import Augmentation, Draw, augment, draw
 from medseg.data.sampler import PatchSampler
+from medseg.networks.slices import stack_slices
 
 Batch = tuple[Tensor, Tensor]
 _AHEAD = 3
@@ -41,7 +42,8 @@ class PatchLoader:
         """Yield the batch of each step from `first_step` on, without end.
 
         Yields:
-            Image float32 (B, C, *patch) and class indices int64 (B, *patch); 2-D where the patch is one plane.
+            Image float32 (B, C, *patch) and class indices int64 (B, *patch). Where the patch is one plane they
+            are 2-D, with the neighbouring slices as channels.
         """
         with ThreadPoolExecutor(self.workers) as pool:
             waiting: deque[Future[Batch]] = deque()
@@ -66,7 +68,7 @@ class PatchLoader:
     def _finish(self, batch: Batch, step: int) -> Batch:
         image, label = (x.to(self.device, non_blocking=True) for x in batch)
         if self.sampler.patch_size[2] == 1:
-            image, label = image[..., 0], label[..., 0]
+            image, label = stack_slices(image), label[..., 0]
         epoch, place = divmod(step, self.steps_per_epoch)
         first = place * self.batch_size
         draws = [self._draw(epoch, first + n, label.ndim - 1) for n in range(self.batch_size)]

@@ -93,6 +93,13 @@ class Preprocessing(BaseModel):
         spacing = self.spacing_mm or fingerprint.median_spacing_mm
         return self.model_copy(update={"intensity": intensity, "spacing_mm": spacing})
 
+    def spacing_of(self, fingerprint: Fingerprint) -> tuple[float, float, float]:
+        """Return the spacing in mm along R, A, S that the network sees; the median of what was measured if open."""
+        median = fingerprint.median_spacing_mm
+        wanted = self.spacing_mm or median
+        i, j, k = (mm if axis == "keep" else axis for axis, mm in zip(wanted, median, strict=True))
+        return i, j, k
+
 
 def _completed_ct(rule: CTIntensity, fingerprint: Fingerprint, channel: int) -> CTIntensity:
     seen = fingerprint.foreground[channel]

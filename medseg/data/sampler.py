@@ -25,12 +25,14 @@ class PatchSampler:
         patch_size: (i, j, k) voxels; k is 1 for a 2-D network.
         foreground_share: Probability that a patch is centred on a voxel of a random class of its case.
         seed: Of all draws.
+        slices: Neighbouring slices that are read for each one of the patch; odd.
     """
 
     cases: Sequence[StoredCase]
     patch_size: Corner
     foreground_share: float
     seed: int
+    slices: int = 1
 
     def sample(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Draw one patch.
@@ -40,12 +42,14 @@ class PatchSampler:
             index: Of the patch within the epoch.
 
         Returns:
-            Image float32 (C, i, j, k) and class indices int64 (i, j, k).
+            Image float32 (C, i, j, k + slices - 1) and class indices int64 (i, j, k).
         """
         case = self.case(epoch, index)
         rng = np.random.default_rng([self.seed, epoch, index, _PLACE])
-        patch: tuple[Tensor, Tensor] = case.patch(self._corner(case, rng), self.patch_size)
-        return patch
+        (i, j, k), (rows, columns, planes) = self._corner(case, rng), self.patch_size
+        beyond = self.slices // 2
+        image, label = case.patch((i, j, k - beyond), (rows, columns, planes + 2 * beyond))
+        return image, label[..., beyond : beyond + planes]
 
     def case(self, epoch: int, index: int) -> StoredCase:
         """Return the case of a patch; every case comes once, in random order, before one comes again."""
@@ -55,7 +59,7 @@ class PatchSampler:
         return case
 
     def batch(self, epoch: int, first: int, size: int) -> tuple[Tensor, Tensor]:
-        """Draw `size` patches from index `first` on; (B, C, i, j, k) and (B, i, j, k)."""
+        """Draw `size` patches from index `first` on; (B, C, i, j, k + slices - 1) and (B, i, j, k)."""
         images, labels = zip(*(self.sample(epoch, first + n) for n in range(size)), strict=True)
         return torch.stack(images), torch.stack(labels)
 

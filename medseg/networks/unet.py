@@ -1,35 +1,35 @@
-"""The standard U-Net in two and three dimensions."""
+"""The U-Net in two and three dimensions: as first published, as usual since, and as nnU-Net builds it."""
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from medseg.errors import UsageError
+from medseg.networks.attention import Attention, recalibrate
 from medseg.networks.blocks import (
-    CONV,
-    DROPOUT,
-    POOL,
-    TRANSPOSED,
     Act,
+    Dims,
+    Layers,
     Norm,
     Sizes,
-    conv_norm_act,
+    check_dropout,
     init_he,
     pad_to_multiple,
 )
-
-DEFAULT_CHANNELS = (64, 128, 256, 512, 1024)
+from medseg.networks.decoder import Decoder, Logits, crop_logits
+from medseg.networks.overlap_tile import mirrored
+from medseg.networks.stages import DEFAULT_CHANNELS, Stages, make_stages
 
 
 class UNet(nn.Module):
     """Encoder and decoder joined by concatenated skips.
 
-    Each stage is two convolution-norm-activation units; max pooling leads down, a transposed convolution up.
-    Input of any size: it is padded inside and the output is cropped back.
+    The default is the usual form: two padded convolutions with normalisation a stage, max pooling. With
+    ``padding: valid, norm: none, channels: [64, 128, 256, 512, 1024]`` it is that of the paper; with
+    ``downsampling: strided_conv, norm: instance, act: leaky_relu, bias: true, deep_supervision: true`` that of
+    nnU-Net's plain U-Net.
 
     Args:
         spatial_dims: 2 or 3.
@@ -38,22 +38,31 @@ class UNet(nn.Module):
         channels: Feature channels of each stage, the finest first; its length is the depth.
         norm: Normalisation of every unit.
         act: Activation of every unit.
-        kernel_sizes: Kernel of each stage, one number an axis; 3 everywhere by default.
-        strides: Pooling between the stages, one number an axis; 2 everywhere by default. Use 1 along a thick
-            slice axis.
+        kernel_sizes: Kernel of each stage, one number an axis; by default 3, and 1 along thick axes.
+        strides: From stage to stage, one number an axis; by default 2, and 1 along thick axes.
+        downsampling: Max pooling, or a stride of the stage's first convolution.
+        padding: ``same`` keeps the size. ``valid`` cuts it at each convolution, as the paper does: the input is
+            mirrored at its borders (the overlap-tile strategy), so that the output still has its size.
+        bias: Whether convolutions have biases; where no normalisation follows if unset.
+        deep_supervision: While training, return logits of every decoder stage, the finest first.
         dropout: Probability of dropping a channel of the two deepest stages, while training.
+        attention: Gates on the skips (``gate``), or recalibration after each encoder stage (``se``, ``cbam``).
+        width_multiplier: Of all channels.
+        spacing_mm: Of the input, one number an axis: an axis is thick while its spacing is over twice the smallest.
+            A config fills it in from its preprocessing.
 
     Raises:
         UsageError: The lists do not have one entry a stage (kernels) or between two stages (strides), a kernel is
-            even, there are no channels, or the dropout is no probability below 1.
+            even, there are fewer than two stages, the dropout is no probability below 1, or deep supervision is
+            asked of ``padding: valid``.
 
-    Source: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597); Çiçek et al. 2016 (arXiv:1606.06650). Padded
-    convolutions with normalisation, as became usual since.
+    Source: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597); Çiçek et al. 2016 (arXiv:1606.06650); Isensee et al.
+    2021 (doi:10.1038/s41592-020-01008-z).
     """
 
     def __init__(  # noqa: PLR0913 - what a config may set is flat
         self,
-        spatial_dims: Literal[2, 3],
+        spatial_dims: Dims,
         in_channels: int,
         num_classes: int,
         *,
@@ -62,71 +71,117 @@ class UNet(nn.Module):
         act: Act = "relu",
         kernel_sizes: tuple[Sizes, ...] | None = None,
         strides: tuple[Sizes, ...] | None = None,
+        downsampling: Literal["max_pool", "strided_conv"] = "max_pool",
+        padding: Literal["same", "valid"] = "same",
+        bias: bool | None = None,
+        deep_supervision: bool = False,
         dropout: float = 0.0,
+        attention: Attention = "none",
+        width_multiplier: float = 1.0,
+        spacing_mm: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        depth = len(channels)
-        kernels = ((3,) * spatial_dims,) * depth if kernel_sizes is None else kernel_sizes
-        self.strides = ((2,) * spatial_dims,) * (depth - 1) if strides is None else strides
-        _check_numbers(channels, kernels, dropout)
-        _check_stages("kernel_sizes", kernels, depth, spatial_dims)
-        _check_stages("strides", self.strides, depth - 1, spatial_dims)
-
-        def stage(inputs: int, level: int) -> nn.Sequential:
-            units = [
-                conv_norm_act(spatial_dims, i, channels[level], kernel=kernels[level], norm=norm, act=act)
-                for i in (inputs, channels[level])
-            ]
-            drop = DROPOUT[spatial_dims](dropout) if dropout and level >= depth - 2 else nn.Identity()
-            return nn.Sequential(*units, drop)
-
-        self.encoder = nn.ModuleList(
-            stage(inputs, level) for level, inputs in enumerate((in_channels, *channels[:-1]))
+        check_dropout(dropout)
+        if padding == "valid" and deep_supervision:
+            raise UsageError(
+                "network.deep_supervision",
+                expected="false with padding: valid, whose stages cover different parts of the image",
+                found="true",
+                remedy="choose one of the two",
+            )
+        layers = Layers(spatial_dims, norm, act)
+        self.stages = make_stages(
+            spatial_dims,
+            channels,
+            width_multiplier=width_multiplier,
+            kernel_sizes=kernel_sizes,
+            strides=strides,
+            spacing_mm=spacing_mm,
         )
-        self.pools = nn.ModuleList(POOL[spatial_dims](stride) for stride in self.strides)
-        self.ups = nn.ModuleList(
-            TRANSPOSED[spatial_dims](channels[n + 1], channels[n], stride, stride)
-            for n, stride in enumerate(self.strides)
+        self.multiple, self.norm, self.valid = self.stages.multiple, norm, padding == "valid"
+        self.encoder = PlainEncoder(
+            layers,
+            self.stages,
+            in_channels,
+            pooled=downsampling == "max_pool",
+            padded=not self.valid,
+            bias=bias,
+            dropout=dropout,
+            attention=attention,
         )
-        self.decoder = nn.ModuleList(stage(2 * channels[level], level) for level in range(depth - 1))
-        self.head = CONV[spatial_dims](channels[0], num_classes, kernel_size=1)
-        self.multiple = tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(spatial_dims))
+        self.decoder = Decoder(
+            layers,
+            self.stages,
+            num_classes,
+            attention=attention,
+            deep_supervision=deep_supervision,
+            padded=not self.valid,
+            bias=bias,
+        )
         init_he(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Logits:
         """Map images (B, C, *spatial) to logits (B, K, *spatial)."""
-        x, crop = pad_to_multiple(x, self.multiple)
-        skips: list[Tensor] = []
-        for stage, pool in zip(self.encoder, self.pools, strict=False):
-            x = stage(x)  # (B, channels[level], *spatial / stride)
-            skips.append(x)
-            x = pool(x)
-        x = self.encoder[-1](x)
-        for level in reversed(range(len(skips))):
-            x = self.decoder[level](torch.cat((skips[level], self.ups[level](x)), dim=1))
-        return self.head(x)[crop]  # type: ignore[no-any-return]
+        size = x.shape[2:]
+        if self.valid:
+            return crop_logits(self.forward_valid(mirrored(x, self.stages)), size, self.stages)
+        return crop_logits(self.forward_valid(pad_to_multiple(x, self.multiple)), size, self.stages)
+
+    def forward_valid(self, x: Tensor) -> Logits:
+        """Map images whose size fits to logits: of all of it, or of its centre where convolutions cut."""
+        return self.decoder(self.encoder(x))  # type: ignore[no-any-return]
 
 
-def _check_numbers(channels: Sizes, kernels: tuple[Sizes, ...], dropout: float) -> None:
-    for field, right, expected, found in (
-        ("channels", channels and min(channels) >= 1, "one positive number a stage", list(channels)),
-        (
-            "kernel_sizes",
-            all(size % 2 == 1 for kernel in kernels for size in kernel),
-            "odd numbers, which keep the size",
-            [list(kernel) for kernel in kernels],
-        ),
-        ("dropout", 0 <= dropout < 1, "a probability from 0 to below 1", dropout),
-    ):
-        if not right:
-            raise UsageError(f"network.{field}", expected=expected, found=str(found), remedy="correct it")
+class PlainEncoder(nn.Module):
+    """The contracting path: two convolutions a stage.
 
+    Args:
+        layers: The network's.
+        stages: Channels, kernels, strides.
+        in_channels: Image channels.
+        pooled: Max pooling between the stages; otherwise a stride of the first convolution.
+        padded: Convolutions keep the size.
+        bias: Whether convolutions have biases; None: where no normalisation follows.
+        dropout: After the two deepest stages.
+        attention: Recalibration after each stage.
+    """
 
-def _check_stages(field: str, values: tuple[Sizes, ...], count: int, spatial_dims: int) -> None:
-    if len(values) != count or any(len(value) != spatial_dims or min(value) < 1 for value in values):
-        raise UsageError(
-            f"network.{field}",
-            expected=f"{count} entries of {spatial_dims} positive numbers",
-            found=str([list(v) for v in values]),
-            remedy="give one entry for each stage (kernels) or between two stages (strides)",
+    def __init__(  # noqa: PLR0913 - what the U-Net varies
+        self,
+        layers: Layers,
+        stages: Stages,
+        in_channels: int,
+        *,
+        pooled: bool,
+        padded: bool,
+        bias: bool | None,
+        dropout: float,
+        attention: Attention,
+    ) -> None:
+        super().__init__()
+        depth = len(stages.channels)
+        no_step = layers.sizes(1)
+
+        def stage(level: int, inputs: int) -> nn.Sequential:
+            outputs, kernel = stages.channels[level], stages.kernels[level]
+            step = stages.strides[level - 1] if level else no_step
+            pool = layers.max_pool(step, step) if pooled and level else nn.Identity()
+            return nn.Sequential(
+                pool,
+                layers.unit(inputs, outputs, kernel, stride=no_step if pooled else step, padded=padded, bias=bias),
+                layers.unit(outputs, outputs, kernel, padded=padded, bias=bias),
+                layers.make_dropout(dropout if level >= depth - 2 else 0.0),
+                recalibrate(attention, layers, outputs),
+            )
+
+        self.stages = nn.ModuleList(
+            stage(level, inputs) for level, inputs in enumerate((in_channels, *stages.channels[:-1]))
         )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features of each stage, (B, channels, *spatial / stride), the finest first."""
+        features: list[Tensor] = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features

@@ -20,7 +20,6 @@ from medseg.data.sampler import PatchSampler
 from medseg.data.store import StoredCase, build_store, read_case
 from medseg.device import pick_device, pick_precision, place
 from medseg.errors import TrainingError
-from medseg.losses import build_loss
 from medseg.model import ModelPackage, Provenance
 from medseg.training.checkpoint import CHECKPOINT_FILE, TrainState, load_tensors, save_checkpoint
 from medseg.training.folder import check_data, data_digest, open_folder
@@ -111,7 +110,7 @@ def set_up(
         for cases in (training, validation)
     )
     torch.manual_seed(config.training.seed)
-    network = place(package.network.build(), target, config.spatial_dims)
+    network = place(package.network.build(None if resume else config.weights()), target, config.spatial_dims)
     fp16 = pick_precision(config.training.precision, target) == "fp16"
     run = Run(
         config=config,
@@ -120,10 +119,10 @@ def set_up(
         pace=pace,
         package=package,
         network=network,
-        loss=build_loss(**config.loss.model_dump()),
+        loss=config.build_loss(package.preprocessing.spacing_of(package.envelope)),
         optimizer=_optimizer(config, network),
         scaler=torch.amp.GradScaler(target.type, enabled=fp16),
-        loader=_loader(config, learnt, target),
+        loader=_loader(config, package.network.slices, learnt, target),
         validation=list(zip(validation, held_out, strict=True)),
         state=state,
         observer=observer,
@@ -175,13 +174,17 @@ def _draft_package(
     config: ExperimentConfig, dataset: Dataset, fingerprint: Fingerprint, state: TrainState
 ) -> ModelPackage:
     """Return the package as far as it is known before training."""
+    preprocessing = config.preprocessing.completed(fingerprint)
     return ModelPackage(
         name=config.name,
         modalities=tuple(channel.modality.value for channel in dataset.channels),
-        network=config.network_spec(len(dataset.channels), len(dataset.labels) + 1),
+        network=config.network_spec(
+            len(dataset.channels), len(dataset.labels) + 1, spacing_mm=preprocessing.spacing_of(fingerprint)
+        ),
         labels=dataset.labels,
-        preprocessing=config.preprocessing.completed(fingerprint),
+        preprocessing=preprocessing,
         inference=config.window(),
+        postprocessing=config.postprocessing,
         envelope=fingerprint,
         provenance=Provenance(
             medseg_version=__version__,
@@ -207,11 +210,13 @@ def _optimizer(config: ExperimentConfig, network: nn.Module) -> torch.optim.Opti
     )
 
 
-def _loader(config: ExperimentConfig, cases: Sequence[StoredCase], device: torch.device) -> PatchLoader:
+def _loader(
+    config: ExperimentConfig, slices: int, cases: Sequence[StoredCase], device: torch.device
+) -> PatchLoader:
     training = config.training
     i, j, k = (*training.patch_size, 1)[:3]
     return PatchLoader(
-        PatchSampler(cases, (i, j, k), training.foreground_share, training.seed),
+        PatchSampler(cases, (i, j, k), training.foreground_share, training.seed, slices),
         training.augmentation,
         training.batch_size,
         training.steps_per_epoch,

@@ -307,3 +307,21 @@ def test_three_batches_for_each_worker_are_read_ahead_and_no_more(cases):
     time.sleep(0.1)
     assert sorted(sampler.read) == list(range(2 * 6))
     batches.close()
+
+
+def test_neighbouring_slices_become_channels(cases):
+    sampler = PatchSampler(cases, (20, 18, 1), 0.5, 0, slices=3)
+    loader = PatchLoader(sampler, NOTHING, 2, 8, CPU)
+    borders = 0
+    for image, label in islice(loader.batches(0), 8):
+        assert image.shape == (2, 3, 20, 18)
+        for patch, truth in zip(image, label, strict=True):
+            here = patch[1, 0, 0].item()
+            case, k = cases[int(here) // 100_000], int(here) % 100_000
+            whole = case.whole()
+            assert torch.equal(truth, whole.label[..., k])
+            for channel, plane in zip(patch, (k - 1, k, k + 1), strict=True):
+                inside = 0 <= plane < SIZE[2]
+                borders += not inside
+                assert torch.equal(channel, whole.image[0, ..., plane] if inside else torch.zeros(20, 18))
+    assert borders

@@ -1,0 +1,41 @@
+"""Mean-field refinement between the sliding window and the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg.crf import CRF, mean_field
+from medseg.tiles import Advance, Slab, TileEngine
+
+
+@dataclass(frozen=True)
+class RefinedEngine:
+    """A sliding window whose probabilities are refined on the image before they are handed on.
+
+    A voxel's label depends on neighbours further away than a slab is deep: the logits of the whole image are in
+    memory at once, four times over.
+
+    Args:
+        engine: The sliding window.
+        crf: Kernels and number of updates.
+        spacing_mm: Of the image.
+    """
+
+    engine: TileEngine
+    crf: CRF
+    spacing_mm: Sequence[float]
+
+    def slabs(self, image: Tensor, advance: Advance | None = None) -> Iterator[Slab]:
+        """Yield one slab: the logarithms of the refined probabilities of the whole image.
+
+        Args:
+            image: float32 (C, i, j, k).
+            advance: Called with (tiles done, tiles in all).
+        """
+        logits = torch.cat([slab.logits for slab in self.engine.slabs(image, advance)], dim=-1)  # (K, i, j, k)
+        refined = mean_field(logits.softmax(dim=0), image.to(logits.device), self.crf, self.spacing_mm)
+        yield Slab(0, refined.clamp_min_(torch.finfo(refined.dtype).tiny).log_())
