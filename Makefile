@@ -40,6 +40,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/resample.py
 	$(BIN)/python benchmarks/segment_memory.py
 	$(BIN)/python benchmarks/dicom_read.py
+	$(BIN)/python benchmarks/loss_memory.py
 
 clean:
 	rm -rf $(VENV) medseg_demo build dist .mypy_cache .ruff_cache .pytest_cache

@@ -65,7 +65,7 @@ def read_tensors(path: Path) -> Any:
         raise ModelError(
             path,
             expected="a file of tensors, which holds no code",
-            found=str(error).splitlines()[0][:_SHOWN_CHARACTERS],
+            found=(str(error) or type(error).__name__).splitlines()[0][:_SHOWN_CHARACTERS],
             remedy="save it again as .safetensors",
         ) from error
 

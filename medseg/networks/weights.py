@@ -76,7 +76,7 @@ def load_pretrained(network: nn.Module, weights: Pretrained) -> None:
     fitted: Tensors = {}
     for name, published in names.items():
         if published in tensors and not _of_other_norm(name, state, published, tensors):
-            tensor = _fit(tensors[published], state[name].shape)
+            tensor = _fit(tensors[published], state[name].shape, network.get_submodule(name.rpartition(".")[0]))
             fitted |= {} if tensor is None else {name: tensor}
     _require_encoder(path, network, fitted, names, tensors)
     network.load_state_dict(fitted, strict=False)
@@ -136,7 +136,8 @@ def _read(path: Path, checksum: str) -> Tensors:
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    tensors = {str(k).removeprefix(_PARALLEL): v for k, v in dict(content).items() if isinstance(v, Tensor)}
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {str(key).removeprefix(_PARALLEL): value for key, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise ModelError(path, expected="named tensors", found="none", remedy="give a file of weights")
     return tensors
@@ -156,21 +157,23 @@ def _of_other_norm(name: str, state: Tensors, published: str, tensors: Tensors) 
     return there in tensors and here not in state
 
 
-def _fit(tensor: Tensor, shape: torch.Size) -> Tensor | None:
+def _fit(tensor: Tensor, shape: torch.Size, layer: nn.Module) -> Tensor | None:
     """Return a tensor in the shape of a layer's, None where it is no form of the layer.
 
-    A fully connected layer becomes a convolution, a plane the centre of a volume; input channels are adapted.
+    A fully connected layer becomes a convolution, a plane the centre of a volume, or all of it where a transposed
+    convolution fills one with it; input channels are adapted.
     """
     if tensor.shape == shape:
         return tensor
-    if len(shape) < 4:
+    if not isinstance(layer, CONVOLUTIONS) or len(shape) < 4:
         return None
     if tensor.ndim == 2 and tensor.shape[0] == shape[0] and tensor[0].numel() == shape[1:4].numel():
         tensor = tensor.reshape(shape[:4])
     if tensor.ndim > 2 and tensor.shape[1] in (1, 3) and tensor.shape[1] != shape[1] and len(tensor) == shape[0]:
         tensor = adapt_stem(tensor, shape[1])
     if tensor.ndim == 4 and len(shape) == 5 and tensor.shape == shape[:4]:
-        tensor = inflate(tensor, shape[4])
+        filled = isinstance(layer, nn.ConvTranspose3d)
+        tensor = tensor[..., None].expand(shape) if filled else inflate(tensor, shape[4])
     return tensor if tensor.shape == shape else None
 
 
