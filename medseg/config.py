@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import nn
 
+from medseg.crf import check_window
 from medseg.data.augment import Augmentation
 from medseg.data.preprocessing import Preprocessing
 from medseg.device import Precision
@@ -122,7 +123,7 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f"inference.tile_size has {len(tile)} sizes, training.patch_size {dims}")
         try:
             self.check_channels(len(self.preprocessing.intensity))
-            self.build_loss(self._spacing_mm())
+            self.build_loss(self.spacing_mm)
         except UsageError as error:
             raise ValueError(str(error)) from error
         return self
@@ -143,7 +144,7 @@ class ExperimentConfig(BaseModel):
                 found=f"{len(self.preprocessing.intensity)} rules",
                 remedy="correct it, or the channels of the manifest",
             ) from error
-        network = self.network_spec(channels, num_classes=2, spacing_mm=self._spacing_mm()).sketch()
+        network = self.network_spec(channels, num_classes=2, spacing_mm=self.spacing_mm).sketch()
         self._check_patch(cast(tuple[int, ...], network.multiple), cast(str, network.norm))
 
     def _check_patch(self, multiple: tuple[int, ...], norm: str) -> None:
@@ -159,8 +160,9 @@ class ExperimentConfig(BaseModel):
                 remedy=f"try {larger}, or fewer network.channels",
             )
 
-    def _spacing_mm(self) -> tuple[float, ...] | None:
-        """Return the spacing that the network works at, where the config says all of it."""
+    @property
+    def spacing_mm(self) -> tuple[float, ...] | None:
+        """Spacing along R, A, S that the network works at, where the config says all of it."""
         spacing = [mm for mm in self.preprocessing.spacing_mm or () if mm != "keep"]
         return tuple(spacing) if len(spacing) == 3 else None
 
@@ -189,19 +191,25 @@ class ExperimentConfig(BaseModel):
         """Return the pretrained weights that the encoder begins with."""
         return cast(Pretrained, getattr(self.network, "weights", None))
 
-    def build_loss(self, spacing_mm: Sequence[float] | None) -> nn.Module:
+    def build_loss(
+        self, spacing_mm: Sequence[float] | None, output_strides: Sequence[Sequence[int]] = ()
+    ) -> nn.Module:
         """Build the loss, for logits at one resolution or at several.
 
         Args:
             spacing_mm: Along R, A, S, of the images that the network will see; None where it is not known yet.
+            output_strides: Of the network's logits, where it gives several.
 
         Raises:
             UsageError: A value is out of its range, or a window too small for the spacing.
         """
+        crf = self.postprocessing.crf
+        if crf is not None and spacing_mm is not None:
+            check_window(crf, spacing_mm)
         fields = self.loss.model_dump()
         if fields.get("spacing_mm", ()) is None:
             fields["spacing_mm"] = self._of_axes(spacing_mm)
-        return DeepSupervision(build_loss(**fields))
+        return DeepSupervision(build_loss(**fields), output_strides)
 
     def _of_axes(self, spacing_mm: Sequence[float] | None) -> tuple[float, ...] | None:
         return None if spacing_mm is None else tuple(spacing_mm)[: self.spatial_dims]

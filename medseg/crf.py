@@ -154,14 +154,23 @@ def check_grid(values: Tensor, image: Tensor, crf: CRF, spacing_mm: Sequence[flo
             found=str(list(spacing)),
             remedy="give the voxel spacing in millimetres",
         )
-    if crf.radius_mm < min(spacing):
+    check_window(crf, spacing)
+    return spacing
+
+
+def check_window(crf: CRF, spacing_mm: Sequence[float]) -> None:
+    """Refuse a window that holds no neighbour.
+
+    Raises:
+        UsageError: It does not reach the nearest voxel.
+    """
+    if crf.radius_mm < min(spacing_mm):
         raise UsageError(
             "radius_mm",
-            expected=f"a window that reaches a neighbour, {min(spacing):g} mm away",
+            expected=f"a window that reaches a neighbour, {min(spacing_mm):g} mm away",
             found=f"{crf.radius_mm:g} mm",
-            remedy=f"set radius_mm to at least {min(spacing):g}",
+            remedy=f"set radius_mm to at least {min(spacing_mm):g}",
         )
-    return spacing
 
 
 def _kernel(shape: Sequence[int], crf: CRF, spacing: Sequence[float]) -> Iterator[tuple[_Offset, float, float]]:

@@ -8,6 +8,7 @@ A package is a folder::
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from medseg.postprocess import Postprocessing
 from medseg.tensorfile import save_tensors_by_hash
 from medseg.tiles import SlidingWindow
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 MODEL_FILE = "model.json"
 WEIGHTS_FOLDER = "weights"
 
@@ -108,7 +109,7 @@ class ModelPackage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str = Field(min_length=1)
     modalities: tuple[str, ...] = Field(min_length=1, description="DICOM modality of each channel.")
     network: NetworkSpec
@@ -231,7 +232,9 @@ def _load_network(file: Path, checksum: str, package: ModelPackage) -> nn.Module
             found=f"{found[:12]}…: the weights were changed or damaged",
             remedy="copy the model again",
         )
-    network = package.network.build()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what training was warned of
+        network = package.network.build()
     try:
         network.load_state_dict(safetensors.torch.load_file(file))
     except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from medseg.errors import UsageError
 
@@ -75,11 +75,20 @@ class Registry(Generic[Product]):
         """Build the named thing.
 
         Raises:
-            UsageError: There is no such name.
+            UsageError: There is no such name, or a field is not what it can be.
             TypeError: An argument is not one that it takes.
         """
         entry = self[name]
-        return entry.build(**{**entry.preset, **arguments})
+        fields = {key: value for key, value in arguments.items() if key in entry.fields.model_fields}
+        try:
+            checked = entry.fields.model_validate({"name": name} | fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in (self.kind, *first["loc"]))
+            raise UsageError(
+                where, expected=first["msg"], found=str(first["input"]), remedy="correct it"
+            ) from error
+        return entry.build(**{**entry.preset, **arguments, **{key: getattr(checked, key) for key in fields}})
 
 
 def _entry(
@@ -93,7 +102,7 @@ def _entry(
     fields: dict[str, Any] = {"name": (Literal[name], ...)}
     for function in (build, shared):
         fields |= _fields_of(function, given) if function else {}
-    config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     return Entry(name, build, source, create_model(f"{name}_fields", __config__=config, **fields), given)
 
 

@@ -23,6 +23,7 @@ from medseg.config import ExperimentConfig
 from medseg.data.manifest import Dataset
 from medseg.device import autocast, memory_format
 from medseg.errors import TrainingError
+from medseg.networks.slices import centre_slices
 from medseg.training.interrupt import stop_request
 from medseg.training.run import MODEL_FOLDER, Observer, Run, save_state, set_up
 from medseg.training.runlog import RunLog
@@ -152,7 +153,7 @@ def _step(run: Run, image: Tensor, label: Tensor) -> None:
     run.network.train()
     with autocast(training.precision, run.device):
         logits = run.network(image.contiguous(memory_format=memory_format(run.config.spatial_dims)))
-    loss = run.loss(logits, label, image)
+    loss = run.loss(logits, label, centre_slices(image, run.package.network.slices))
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()
     if chosen.clip_norm is not None:

@@ -75,7 +75,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 1}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"labels": []}, "labels"),
         ({"labels": [{"index": 1, "name": "ball"}]}, "num_classes 3 for 1 labels and background"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from contextvars import ContextVar
 from typing import NoReturn
 
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     0 all done; 2 usage or configuration; 3 some inputs were refused or failed; 4 out of memory or disk; 5 nothing
     could be done; 70 a bug; 130 interrupted.
     """
+    warnings.showwarning = _show_warning
     try:
         app(args=arguments)
     except MedsegError as error:
@@ -78,6 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
             _leave("[bold red]error[/bold red] out of memory: use smaller patches, tiles or volumes", MEMORY_STATUS)
         what = escape(f"{type(error).__name__}: {error}")
         _leave(f"[bold red]bug[/bold red] {what}; run again with medseg --debug ... and report it", BUG_STATUS)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    errors.print(f"[yellow]warning[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True)
 
 
 def _leave(message: str, status: int) -> NoReturn:

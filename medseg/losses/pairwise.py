@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from medseg.crf import CRF
+from medseg.crf import CRF, check_window
 from medseg.errors import UsageError
 from medseg.losses.compound import CrossEntropyDiceLoss
 from medseg.losses.counting import check_weight
@@ -24,7 +24,7 @@ class PairwiseLoss(nn.Module):
         ignore_index: Voxels with this target take no part in the CRF loss.
 
     Raises:
-        UsageError: The weight is negative.
+        UsageError: The weight is negative, or the window holds no neighbour.
     """
 
     def __init__(
@@ -38,6 +38,8 @@ class PairwiseLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_weight("crf_weight", crf_weight)
+        if spacing_mm is not None:
+            check_window(crf, spacing_mm)
         self.unary, self.crf_weight, self.crf = unary, crf_weight, crf
         self.spacing_mm, self.ignore_index = spacing_mm, ignore_index
 

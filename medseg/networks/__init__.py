@@ -48,6 +48,13 @@ def build_network(
         UsageError: There is no such network, or its fields do not fit together.
         ModelError: The weights are not there, are damaged or do not fit.
     """
+    if spatial_dims not in (2, 3) or min(in_channels, num_classes) < 1:
+        raise UsageError(
+            "network",
+            expected="spatial_dims of 2 or 3, and at least one channel and one class",
+            found=f"{spatial_dims}, {in_channels} and {num_classes}",
+            remedy="correct it",
+        )
     if slices < 1 or slices % 2 == 0 or (slices > 1 and spatial_dims != 2):
         raise UsageError(
             "network.slices",

@@ -57,7 +57,9 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, *spatial) to (B, outputs, *spatial)."""
-        merged: Tensor = self.project(torch.cat([branch(x) for branch in self.branches], dim=1))
+        ys = [branch(x) for branch in self.branches]
+        ys[-1] = torch.empty_like(ys[0]).copy_(ys[-1])  # laid out as the others: channels-last survives the join
+        merged: Tensor = self.project(torch.cat(ys, dim=1))
         return merged
 
 
@@ -111,6 +113,7 @@ def resolve_rates(
     paper_size: int,
     patch_size: Sequence[int] | None,
     stride: Sizes,
+    kernel: Sizes | None = None,
 ) -> tuple[Sizes, ...]:
     """Return the dilation of each branch along each axis.
 
@@ -123,6 +126,7 @@ def resolve_rates(
         paper_size: The size of the paper's feature map, which they were chosen for.
         patch_size: Voxels that the network is trained on.
         stride: Voxels that become one place of the feature map.
+        kernel: Of the branches; 3 by default. Along axes where it is 1 no rate matters.
 
     Raises:
         UsageError: ``auto`` without a patch size, or rates that are not positive numbers.
@@ -131,6 +135,10 @@ def resolve_rates(
         UserWarning: A rate reaches the size of the feature map along an axis.
     """
     dims = len(stride)
+    if patch_size is not None and (len(patch_size) != dims or min(patch_size) < 1):
+        raise UsageError(
+            "network.patch_size", expected=f"{dims} positive numbers", found=str(patch_size), remedy="leave it out"
+        )
     sizes = None if patch_size is None else [-(-n // step) for n, step in zip(patch_size, stride, strict=True)]
     if rates == "auto":
         if sizes is None:
@@ -140,7 +148,9 @@ def resolve_rates(
                 found="none",
                 remedy="give it, or the rates as numbers",
             )
-        return tuple(tuple(max(1, round(n * _share(rate, paper_size))) for n in sizes) for rate in paper)
+        found = tuple(tuple(max(1, round(n * _share(rate, paper_size))) for n in sizes) for rate in paper)
+        _warn_of_reach(found, sizes, kernel)
+        return found
     given: Sequence[int | Sizes] = paper if rates == "paper" else rates
     full = tuple((rate,) * dims if isinstance(rate, int) else tuple(rate) for rate in given)
     if not full or any(len(rate) != dims or min(rate) < 1 for rate in full):
@@ -151,7 +161,7 @@ def resolve_rates(
             remedy="correct them, or write rates: auto",
         )
     if sizes is not None:
-        _warn_of_reach(full, sizes)
+        _warn_of_reach(full, sizes, kernel)
     return full
 
 
@@ -159,12 +169,13 @@ def _share(rate: int, size: int) -> float:
     return round(rate / size, 2)
 
 
-def _warn_of_reach(rates: Sequence[Sizes], sizes: Sequence[int]) -> None:
-    beyond = [rate for rate in rates if any(r >= n > 1 for r, n in zip(rate, sizes, strict=True))]
+def _warn_of_reach(rates: Sequence[Sizes], sizes: Sequence[int], kernel: Sizes | None) -> None:
+    axes = [axis for axis in range(len(sizes)) if kernel is None or kernel[axis] > 1]
+    beyond = [rate for rate in rates if any(rate[axis] >= sizes[axis] for axis in axes)]
     if beyond:
         warnings.warn(
             f"network.rates: {', '.join(str(rate) for rate in beyond)} reach the feature map's size {tuple(sizes)}:"
-            " there such a branch is a 1x1 convolution; write rates: auto to fit them to it",
+            " there such a branch is a 1x1 convolution; write rates: auto to fit them, or take larger patches",
             UserWarning,
             stacklevel=2,
         )

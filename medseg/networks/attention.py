@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import UsageError
-from medseg.networks.blocks import Layers
+from medseg.networks.blocks import Layers, Sizes
 
 Attention = Literal["none", "gate", "se", "cbam"]
 
@@ -38,16 +38,21 @@ class SqueezeExcitation(nn.Module):
 class CBAM(nn.Module):
     """Weigh each channel by means and maxima over space, then each place by mean and maximum over the channels.
 
+    Args:
+        layers: The network's.
+        channels: Of the features.
+        kernel: Of other convolutions here: along axes where it is 1, that of the places is 1 too.
+
     Source: Woo et al. 2018 (arXiv:1807.06521), reduction 16, kernel 7.
     """
 
-    def __init__(self, layers: Layers, channels: int) -> None:
+    def __init__(self, layers: Layers, channels: int, kernel: Sizes) -> None:
         super().__init__()
         hidden = max(1, channels // _REDUCTION)
         self.channel = nn.Sequential(
             layers.conv(channels, hidden, 1), layers.make_act(), layers.conv(hidden, channels, 1)
         )
-        self.place = layers.conv(2, 1, _SPATIAL_KERNEL)
+        self.place = layers.conv(2, 1, tuple(_SPATIAL_KERNEL if size > 1 else 1 for size in kernel))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh (B, C, *spatial)."""
@@ -96,12 +101,12 @@ def make_gate(attention: Attention, layers: Layers, skip: int, gate: int) -> nn.
     return AttentionGate(layers, skip, gate) if attention == "gate" else Ungated()
 
 
-def recalibrate(attention: Attention, layers: Layers, channels: int) -> nn.Module:
-    """Return what the features of an encoder stage go through."""
+def recalibrate(attention: Attention, layers: Layers, channels: int, kernel: Sizes) -> nn.Module:
+    """Return what the features of an encoder stage, whose convolutions have this kernel, go through."""
     if attention == "se":
         return SqueezeExcitation(layers, channels)
     if attention == "cbam":
-        return CBAM(layers, channels)
+        return CBAM(layers, channels, kernel)
     return nn.Identity()
 
 

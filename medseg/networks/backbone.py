@@ -49,7 +49,8 @@ class Backbone:
         name: Which.
         in_channels: Image channels.
         output_stride: 8, 16 or 32: where it is reached, further strides become dilation.
-        multi_grid: Dilation of the last stage's blocks (ResNet) or convolutions (Xception), times the stage's.
+        multi_grid: Dilation of the last stage's blocks (ResNet) or convolutions (Xception), times the stage's; 1 if
+            unset.
         first_block_dilation: Where dilation takes over from a stride: whether the first block of the stage has the
             dilation before it (``prev``) or already its own (``full``).
         shortcut: Of a ResNet: A pads with zeros, B projects (He et al. 2016).
@@ -61,7 +62,7 @@ class Backbone:
     name: BackboneName
     in_channels: int
     output_stride: Literal[8, 16, 32] = 32
-    multi_grid: Sequence[int] = (1,)
+    multi_grid: Sequence[int] | None = None
     first_block_dilation: FirstBlockDilation = "prev"
     shortcut: Shortcut = "B"
     attention: Attention = "none"
@@ -70,7 +71,7 @@ class Backbone:
 
     def grid(self, block: int) -> int:
         """Return the multi-grid dilation of a block of the last stage."""
-        return self.multi_grid[block % len(self.multi_grid)]
+        return self.multi_grid[block % len(self.multi_grid)] if self.multi_grid else 1
 
 
 class Descent:

@@ -32,6 +32,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _GROUPS = 8
 _SMALLEST_GROUP = 4  # channels
 _LEAK = 0.01
+_WIDEST = 64
 _ROUND_TO = 8  # channels that a width multiplier leaves
 
 
@@ -116,10 +117,10 @@ class Layers:
         sizes = self.sizes(stride)
         return _TRANSPOSED[self.dims](inputs, outputs, sizes, sizes)
 
-    def max_pool(self, kernel: int | Sizes, stride: int | Sizes) -> nn.Module:
-        """Return max pooling; an odd kernel is padded so that the size is divided by the stride, rounding up."""
+    def max_pool(self, kernel: int | Sizes, stride: int | Sizes, *, padded: bool = False) -> nn.Module:
+        """Return max pooling; `padded`, with an odd kernel, it divides the size by its stride, rounding up."""
         kernels = self.sizes(kernel)
-        padding = tuple(k // 2 if k % 2 else 0 for k in kernels)
+        padding = tuple(k // 2 for k in kernels) if padded else 0
         return _MAX_POOL[self.dims](kernels, self.sizes(stride), padding)
 
     def mean_pool(self, kernel: int | Sizes, stride: int | Sizes) -> nn.Module:
@@ -192,9 +193,12 @@ class InstanceNorm(nn.Module):
 
 def widen(channels: Sequence[int], multiplier: float) -> Sizes:
     """Multiply numbers of channels; the products are rounded to multiples of 8, and are at least 8."""
-    if multiplier <= 0:
+    if not 0 < multiplier < _WIDEST:
         raise UsageError(
-            "network.width_multiplier", expected="a positive number", found=str(multiplier), remedy="correct it"
+            "network.width_multiplier",
+            expected=f"a number between 0 and {_WIDEST}",
+            found=str(multiplier),
+            remedy="correct it",
         )
     if multiplier == 1:
         return tuple(channels)

@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         heads: list[Tensor] = []
         for level in reversed(range(len(self.stages))):
             x = self.ups[level](x)
-            skip = _centre(self.gates[level](features[level], x), x.shape[2:])
+            skip = self.gates[level](_centre(features[level], x.shape[2:]), x)
             x = self.stages[level](torch.cat((x, skip), dim=1))
             if level == 0 or (self.deep_supervision and self.training):
                 heads.append(self.heads[level](x))

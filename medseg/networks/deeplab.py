@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from medseg.errors import UsageError
 from medseg.networks.aspp import Rates, SummedASPP, resolve_rates
 from medseg.networks.attention import Attention, refuse_gate
-from medseg.networks.backbone import Backbone, BackboneName, FirstBlockDilation, Shortcut
+from medseg.networks.backbone import Backbone, BackboneName, Encoder, FirstBlockDilation, Shortcut
 from medseg.networks.blocks import Act, Dims, Layers, Norm, Sizes, check_dropout, init_he, widen
 from medseg.networks.encoders import make_encoder
 
 _FC_CHANNELS = 1024
 _PAPER_SIZE = 41  # places of the feature map of a 321 pixel crop at stride 8
+_LARGEST_SCALE = 4
 _V1_RATE = (12,)
 _V2_RATES = (6, 12, 18, 24)
 
@@ -70,9 +73,7 @@ class DeepLabV1(nn.Module):
         )
         self.encoder = make_encoder(self.layers, spec)
         self.multiple = self.encoder.strides[-1]
-        found = resolve_rates(
-            rates, paper=_V1_RATE, paper_size=_PAPER_SIZE, patch_size=patch_size, stride=self.multiple
-        )
+        found = _rates(rates, _V1_RATE, patch_size, self.encoder)
         if len(found) != 1:
             raise UsageError("network.rates", expected="one rate", found=str(rates), remedy="choose one")
         (hidden,) = widen([_FC_CHANNELS], width_multiplier)
@@ -162,10 +163,8 @@ class DeepLabV2(nn.Module):
             spacing_mm=spacing_mm,
         )
         self.encoder = make_encoder(self.layers, spec)
-        self.multiple = self.encoder.strides[-1]
-        found = resolve_rates(
-            rates, paper=_V2_RATES, paper_size=_PAPER_SIZE, patch_size=patch_size, stride=self.multiple
-        )
+        self.multiple = tuple(math.ceil(step / min(scales)) for step in self.encoder.strides[-1])
+        found = _rates(rates, _V2_RATES, patch_size, self.encoder)
         self.drop = self.layers.make_dropout(dropout)
         self.head = SummedASPP(self.layers, self.encoder.channels[-1], num_classes, found, self.encoder.kernels[-1])
         init_he(self)
@@ -181,3 +180,14 @@ class DeepLabV2(nn.Module):
         if best is None:
             raise ValueError("there is always at least one scale")
         return best
+
+
+def _rates(rates: Rates, paper: tuple[int, ...], patch_size: Sizes | None, encoder: Encoder) -> tuple[Sizes, ...]:
+    return resolve_rates(
+        rates,
+        paper=paper,
+        paper_size=_PAPER_SIZE,
+        patch_size=patch_size,
+        stride=encoder.strides[-1],
+        kernel=encoder.kernels[-1],
+    )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medseg.networks.aspp import ASPP, Rates, resolve_rates
 from medseg.networks.attention import Attention, make_gate, refuse_gate
-from medseg.networks.backbone import LOW, Backbone, BackboneName, FirstBlockDilation, Shortcut
+from medseg.networks.backbone import LOW, Backbone, BackboneName, Encoder, FirstBlockDilation, Shortcut
 from medseg.networks.blocks import Act, Dims, Layers, Norm, Sizes, check_dropout, init_he, widen
 from medseg.networks.encoders import make_encoder
 
@@ -31,7 +31,8 @@ class DeepLabV3(nn.Module):
         num_classes: Output channels, background included.
         backbone: ``resnet50`` or another.
         output_stride: Voxels along each axis that become one place of the feature map.
-        multi_grid: Dilation of the last stage's blocks, times that of the stage.
+        multi_grid: Dilation of the last stage's blocks, times that of the stage; by default 1, 2, 4 for ResNets, as
+            published, and 1 for others.
         first_block_dilation: Of a ResNet's dilated stages: the dilation before (``prev``) or its own (``full``).
         shortcut: Of a ResNet: B projects, A pads with zeros.
         rates: Dilation of each branch: 6, 12, 18 as the paper (doubled at output stride 8), numbers, or ``auto``:
@@ -59,7 +60,7 @@ class DeepLabV3(nn.Module):
         *,
         backbone: BackboneName = "resnet50",
         output_stride: OutputStride = 16,
-        multi_grid: tuple[int, ...] = _MULTI_GRID,
+        multi_grid: tuple[int, ...] | None = None,
         first_block_dilation: FirstBlockDilation = "full",
         shortcut: Shortcut = "B",
         rates: Rates = "paper",
@@ -79,7 +80,7 @@ class DeepLabV3(nn.Module):
             backbone,
             in_channels,
             output_stride=output_stride,
-            multi_grid=multi_grid,
+            multi_grid=_grid(multi_grid, backbone),
             first_block_dilation=first_block_dilation,
             shortcut=shortcut,
             attention=attention,
@@ -89,7 +90,7 @@ class DeepLabV3(nn.Module):
         self.encoder = make_encoder(self.layers, spec)
         self.multiple = self.encoder.strides[-1]
         (channels,) = widen([_CHANNELS], width_multiplier)
-        found = _rates(rates, output_stride, patch_size, self.multiple)
+        found = _rates(rates, output_stride, patch_size, self.encoder)
         self.aspp = ASPP(
             self.layers,
             self.encoder.channels[-1],
@@ -119,7 +120,8 @@ class DeepLabV3Plus(nn.Module):
         num_classes: Output channels, background included.
         backbone: ``resnet50``, ``xception65`` or another.
         output_stride: Voxels along each axis that become one place of the feature map.
-        multi_grid: Dilation of the last stage's blocks, times that of the stage.
+        multi_grid: Dilation of the last stage's blocks, times that of the stage; by default 1, 2, 4 for ResNets, as
+            published, and 1 for others.
         first_block_dilation: Of a ResNet's dilated stages: the dilation before (``prev``) or its own (``full``).
         shortcut: Of a ResNet: B projects, A pads with zeros.
         separable: Whether the atrous branches and the decoder's convolutions are depthwise separable.
@@ -149,7 +151,7 @@ class DeepLabV3Plus(nn.Module):
         *,
         backbone: BackboneName = "resnet50",
         output_stride: OutputStride = 16,
-        multi_grid: tuple[int, ...] = _MULTI_GRID,
+        multi_grid: tuple[int, ...] | None = None,
         first_block_dilation: FirstBlockDilation = "full",
         shortcut: Shortcut = "B",
         separable: bool = True,
@@ -170,7 +172,7 @@ class DeepLabV3Plus(nn.Module):
             backbone,
             in_channels,
             output_stride=output_stride,
-            multi_grid=multi_grid,
+            multi_grid=_grid(multi_grid, backbone),
             first_block_dilation=first_block_dilation,
             shortcut=shortcut,
             attention=attention,
@@ -180,7 +182,7 @@ class DeepLabV3Plus(nn.Module):
         self.encoder = make_encoder(layers, spec)
         self.multiple = self.encoder.strides[-1]
         channels, low = widen([_CHANNELS, _LOW_CHANNELS], width_multiplier)
-        found = _rates(rates, output_stride, patch_size, self.multiple)
+        found = _rates(rates, output_stride, patch_size, self.encoder)
         self.aspp = ASPP(
             layers,
             self.encoder.channels[-1],
@@ -209,6 +211,18 @@ class DeepLabV3Plus(nn.Module):
         return self.layers.resize(self.decoder(both), x.shape[2:])
 
 
-def _rates(rates: Rates, output_stride: OutputStride, patch_size: Sizes | None, stride: Sizes) -> tuple[Sizes, ...]:
-    size = _PAPER_SIZE if output_stride == 16 else 2 * _PAPER_SIZE
-    return resolve_rates(rates, paper=_RATES[output_stride], paper_size=size, patch_size=patch_size, stride=stride)
+def _grid(multi_grid: tuple[int, ...] | None, backbone: BackboneName) -> tuple[int, ...] | None:
+    return _MULTI_GRID if multi_grid is None and backbone.startswith("resnet") else multi_grid
+
+
+def _rates(
+    rates: Rates, output_stride: OutputStride, patch_size: Sizes | None, encoder: Encoder
+) -> tuple[Sizes, ...]:
+    return resolve_rates(
+        rates,
+        paper=_RATES[output_stride],
+        paper_size=_PAPER_SIZE if output_stride == 16 else 2 * _PAPER_SIZE,
+        patch_size=patch_size,
+        stride=encoder.strides[-1],
+        kernel=encoder.kernels[-1],
+    )

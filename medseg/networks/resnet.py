@@ -50,7 +50,7 @@ class ResNetEncoder(nn.Module):
             bias_downsample=False,
             feed_forward=False,
         )
-        self.body.maxpool = layers.max_pool(way.kernel(), way.halve())
+        self.body.maxpool = layers.max_pool(way.kernel(), way.halve(), padded=True)
         kernels, strides = [way.kernel()], [way.stride]
         for number in (1, 2, 3, 4):
             _fit_layer(self.body.get_submodule(f"layer{number}"), number, layers, spec, way)
@@ -60,7 +60,10 @@ class ResNetEncoder(nn.Module):
         expansion = 4 if block == "bottleneck" else 1
         self.kernels, self.strides = tuple(kernels), tuple(strides)
         self.channels: Sizes = (planes[0], *(expansion * n for n in planes))
-        self.attention = nn.ModuleList(recalibrate(spec.attention, layers, n) for n in self.channels)
+        self.attention = nn.ModuleList(
+            recalibrate(spec.attention, layers, n, kernel)
+            for n, kernel in zip(self.channels, self.kernels, strict=True)
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the five feature maps of images (B, C, *spatial)."""

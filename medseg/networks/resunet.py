@@ -72,7 +72,7 @@ class ResUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_dropout(dropout)
-        if len(blocks) != len(channels) or min(blocks) < 1 or decoder_units < 1:
+        if len(blocks) != len(channels) or min((*blocks, decoder_units)) < 1:
             raise UsageError(
                 "network.blocks",
                 expected=f"one positive number for each of {len(channels)} stages, and decoder_units of at least 1",
@@ -144,7 +144,7 @@ class ResidualEncoder(nn.Module):
                 for _ in range(blocks[level] - 1)
             ]
             drop = layers.make_dropout(dropout if level >= len(channels) - 2 else 0.0)
-            return nn.Sequential(first, *others, drop, recalibrate(attention, layers, outputs))
+            return nn.Sequential(first, *others, drop, recalibrate(attention, layers, outputs, kernels[level]))
 
         self.stages = nn.ModuleList(
             stage(level, inputs) for level, inputs in enumerate((channels[0], *channels[:-1]))

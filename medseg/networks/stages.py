@@ -32,6 +32,11 @@ class Stages:
         """The voxels along each axis that become one in the last stage."""
         return self.downsampling(len(self.channels) - 1)
 
+    @property
+    def output_strides(self) -> tuple[Sizes, ...]:
+        """The voxels along each axis that become one in each stage of the decoder, the finest first."""
+        return tuple(self.downsampling(level) for level in range(len(self.strides)))
+
     def downsampling(self, level: int) -> Sizes:
         """Return the voxels along each axis that become one in a stage."""
         return tuple(math.prod(axis) for axis in zip(*self.strides[:level], strict=True)) or (1,) * len(

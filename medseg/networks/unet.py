@@ -42,7 +42,7 @@ class UNet(nn.Module):
         strides: From stage to stage, one number an axis; by default 2, and 1 along thick axes.
         downsampling: Max pooling, or a stride of the stage's first convolution.
         padding: ``same`` keeps the size. ``valid`` cuts it at each convolution, as the paper does: the input is
-            mirrored at its borders (the overlap-tile strategy), so that the output still has its size.
+            mirrored at its borders as in the overlap-tile strategy, so that the output still has its size.
         bias: Whether convolutions have biases; where no normalisation follows if unset.
         deep_supervision: While training, return logits of every decoder stage, the finest first.
         dropout: Probability of dropping a channel of the two deepest stages, while training.
@@ -53,8 +53,8 @@ class UNet(nn.Module):
 
     Raises:
         UsageError: The lists do not have one entry a stage (kernels) or between two stages (strides), a kernel is
-            even, there are fewer than two stages, the dropout is no probability below 1, or deep supervision is
-            asked of ``padding: valid``.
+            even, there are fewer than two stages, the dropout is no probability below 1, or deep
+            supervision or strided convolutions are asked of ``padding: valid``.
 
     Source: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597); Çiçek et al. 2016 (arXiv:1606.06650); Isensee et al.
     2021 (doi:10.1038/s41592-020-01008-z).
@@ -87,6 +87,13 @@ class UNet(nn.Module):
                 "network.deep_supervision",
                 expected="false with padding: valid, whose stages cover different parts of the image",
                 found="true",
+                remedy="choose one of the two",
+            )
+        if padding == "valid" and downsampling == "strided_conv":
+            raise UsageError(
+                "network.downsampling",
+                expected="max_pool with padding: valid, as in the paper",
+                found=downsampling,
                 remedy="choose one of the two",
             )
         layers = Layers(spatial_dims, norm, act)
@@ -171,7 +178,7 @@ class PlainEncoder(nn.Module):
                 layers.unit(inputs, outputs, kernel, stride=no_step if pooled else step, padded=padded, bias=bias),
                 layers.unit(outputs, outputs, kernel, padded=padded, bias=bias),
                 layers.make_dropout(dropout if level >= depth - 2 else 0.0),
-                recalibrate(attention, layers, outputs),
+                recalibrate(attention, layers, outputs, kernel),
             )
 
         self.stages = nn.ModuleList(

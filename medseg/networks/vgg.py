@@ -32,6 +32,7 @@ class VGG16Encoder(nn.Module):
         self.name = spec.name
         self.channels = widen(_CHANNELS, spec.width_multiplier)
         way = Descent(layers.dims, spec)
+        padded = spec.output_stride != _UNDILATED
         modules: list[nn.Module] = []
         ends, kernels, strides = [], [], []
         inputs = spec.in_channels
@@ -41,14 +42,17 @@ class VGG16Encoder(nn.Module):
                 modules += [] if layers.norm == "none" else [layers.make_norm(outputs)]
                 modules.append(layers.make_act())
                 inputs = outputs
-            pooled = way.kernel(2 if spec.output_stride == _UNDILATED else 3)
-            modules.append(layers.max_pool(pooled, way.halve()))
+            pooled = way.kernel(3 if padded else 2)
+            modules.append(layers.max_pool(pooled, way.halve(), padded=padded))
             ends.append(len(modules))
             kernels.append(way.kernel())
             strides.append(way.stride)
         self.features = nn.Sequential(*modules)
-        self.attention = nn.ModuleList(recalibrate(spec.attention, layers, n) for n in self.channels)
         self.kernels, self.strides = tuple(kernels), tuple(strides)
+        self.attention = nn.ModuleList(
+            recalibrate(spec.attention, layers, n, kernel)
+            for n, kernel in zip(self.channels, self.kernels, strict=True)
+        )
         self._stages = [slice(start, end) for start, end in zip((0, *ends[:-1]), ends, strict=True)]
 
     def forward(self, x: Tensor) -> list[Tensor]:

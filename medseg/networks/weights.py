@@ -6,6 +6,7 @@ ones; a stem for one channel sums the kernels of red, green and blue.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,8 +45,11 @@ _MEDICALNET = {
     "resnet50": "resnet_50_23dataset.pth",
     "resnet101": "resnet_101.pth",
 }
+_COUNTER = "num_batches_tracked"
+_log = logging.getLogger(__name__)
 _KNOWN = {"imagenet": _IMAGENET, "medicalnet": _MEDICALNET}
 _ENCODER = "encoder."
+_ATTENTION = "encoder.attention."  # which published weights do not have
 _BODY = "body."  # where MONAI's ResNet stands in its encoder
 _WRAPPERS = ("state_dict", "model")
 _PARALLEL = "module."
@@ -73,13 +77,17 @@ def load_pretrained(network: nn.Module, weights: Pretrained) -> None:
     state = network.state_dict()
     own = any(name.startswith(_ENCODER) for name in tensors)
     names = {name: name for name in state} if own else _published_names(network, state)
+    axis = _through_plane(network)
     fitted: Tensors = {}
     for name, published in names.items():
         if published in tensors and not _of_other_norm(name, state, published, tensors):
-            tensor = _fit(tensors[published], state[name].shape, network.get_submodule(name.rpartition(".")[0]))
+            layer = network.get_submodule(name.rpartition(".")[0])
+            tensor = _fit(tensors[published], state[name].shape, layer, axis)
             fitted |= {} if tensor is None else {name: tensor}
     _require_encoder(path, network, fitted, names, tensors)
     network.load_state_dict(fitted, strict=False)
+    fresh = [name for name in state if name not in fitted and not name.endswith(_COUNTER)]
+    _log.info("%d tensors from %s; fresh: %s", len(fitted), path.name, listed(fresh) or "none")
 
 
 def _known_file(network: nn.Module, name: KnownWeights) -> tuple[Path, str]:
@@ -145,7 +153,11 @@ def _read(path: Path, checksum: str) -> Tensors:
 
 def _published_names(network: nn.Module, state: Tensors) -> dict[str, str]:
     """Return {name here: torchvision's name}."""
-    names = {n: n.removeprefix(_ENCODER).removeprefix(_BODY) for n in state if n.startswith(_ENCODER)}
+    names = {
+        name: name.removeprefix(_ENCODER).removeprefix(_BODY)
+        for name in state
+        if name.startswith(_ENCODER) and not name.startswith(_ATTENTION)
+    }
     for here, there in getattr(network, "published_heads", {}).items():
         names |= {f"{here}.{part}": f"{there}.{part}" for part in ("weight", "bias")}
     return names
@@ -157,7 +169,14 @@ def _of_other_norm(name: str, state: Tensors, published: str, tensors: Tensors) 
     return there in tensors and here not in state
 
 
-def _fit(tensor: Tensor, shape: torch.Size, layer: nn.Module) -> Tensor | None:
+def _through_plane(network: nn.Module) -> int:
+    """Return the axis of a kernel along which a plane's kernel is put into a volume: the thick one, or the last."""
+    kernel = next(tuple(layer.kernel_size) for layer in network.modules() if isinstance(layer, CONVOLUTIONS))
+    thick = [axis for axis, size in enumerate(kernel) if size == 1]
+    return thick[0] if len(thick) == 1 and len(kernel) == 3 else 2
+
+
+def _fit(tensor: Tensor, shape: torch.Size, layer: nn.Module, axis: int) -> Tensor | None:
     """Return a tensor in the shape of a layer's, None where it is no form of the layer.
 
     A fully connected layer becomes a convolution, a plane the centre of a volume, or all of it where a transposed
@@ -167,13 +186,14 @@ def _fit(tensor: Tensor, shape: torch.Size, layer: nn.Module) -> Tensor | None:
         return tensor
     if not isinstance(layer, CONVOLUTIONS) or len(shape) < 4:
         return None
-    if tensor.ndim == 2 and tensor.shape[0] == shape[0] and tensor[0].numel() == shape[1:4].numel():
-        tensor = tensor.reshape(shape[:4])
+    plane = shape if len(shape) == 4 else torch.Size(n for i, n in enumerate(shape) if i != 2 + axis)
+    if tensor.ndim == 2 and tensor.shape[0] == shape[0] and tensor[0].numel() == plane[1:].numel():
+        tensor = tensor.reshape(plane)
     if tensor.ndim > 2 and tensor.shape[1] in (1, 3) and tensor.shape[1] != shape[1] and len(tensor) == shape[0]:
         tensor = adapt_stem(tensor, shape[1])
-    if tensor.ndim == 4 and len(shape) == 5 and tensor.shape == shape[:4]:
+    if len(shape) == 5 and tensor.shape == plane:
         filled = isinstance(layer, nn.ConvTranspose3d)
-        tensor = tensor[..., None].expand(shape) if filled else inflate(tensor, shape[4])
+        tensor = tensor.unsqueeze(2 + axis).expand(shape) if filled else inflate(tensor, shape[2 + axis], axis)
     return tensor if tensor.shape == shape else None
 
 
@@ -195,13 +215,18 @@ def adapt_stem(kernel: Tensor, channels: int) -> Tensor:
     return turns * scale
 
 
-def inflate(kernel: Tensor, depth: int) -> Tensor:
-    """Put a plane's kernel (outputs, inputs, i, j) in the centre of (outputs, inputs, i, j, depth), else zero.
+def inflate(kernel: Tensor, depth: int, axis: int = 2) -> Tensor:
+    """Put a plane's kernel (outputs, inputs, *plane) in the centre of a volume's, which is zero beside it.
 
-    On a volume that is constant along the last axis the response is that on the plane.
+    On an image that is constant along the new axis the response is that on the plane.
+
+    Args:
+        kernel: Of two spatial axes.
+        depth: Size of the new axis.
+        axis: Where it comes in: 0, 1 or 2.
     """
-    volume = kernel.new_zeros((*kernel.shape, depth))
-    volume[..., depth // 2] = kernel
+    volume = torch.stack([torch.zeros_like(kernel)] * depth, dim=2 + axis)
+    volume.select(2 + axis, depth // 2).copy_(kernel)
     return volume
 
 
@@ -213,7 +238,7 @@ def _require_encoder(
         names[key]
         for name, layer in network.encoder.named_modules()  # type: ignore[union-attr]
         for key in _needed(f"{_ENCODER}{name}", layer)
-        if key not in fitted
+        if key in names and key not in fitted
     ]
     if not missing:
         return
@@ -224,7 +249,8 @@ def _require_encoder(
         found=f"not: {listed(missing)}",
         remedy="set network.shortcut: A, as these weights have nothing in their shortcuts"
         if no_shortcuts
-        else "choose the backbone that the weights are of, with width_multiplier 1",
+        else "choose the backbone that the weights are of, with width_multiplier: 1, and for 3-D weights "
+        "spacing_mm: [1, 1, 1], since kernels are smaller along thick axes",
     )
 
 

@@ -64,8 +64,10 @@ class XceptionEncoder(nn.Module):
         )
         self.kernels, self.strides = (*kernels, way.kernel()), (*strides, way.stride)
         self.channels: Sizes = (entry, two, two, three, exits[3])
-        passed_on = (entry, two, three, exits[3])  # the second map leaves the main path before its block ends
-        self.attention = nn.ModuleList(recalibrate(spec.attention, layers, n) for n in passed_on)
+        self.attention = nn.ModuleList(
+            recalibrate(spec.attention, layers, self.channels[n], self.kernels[n])
+            for n in (0, 2, 3, 4)  # the second map leaves the main path before its block ends
+        )
         _use_eps(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:

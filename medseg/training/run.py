@@ -21,6 +21,7 @@ from medseg.data.store import StoredCase, build_store, read_case
 from medseg.device import pick_device, pick_precision, place
 from medseg.errors import TrainingError
 from medseg.model import ModelPackage, Provenance
+from medseg.networks.stages import Stages
 from medseg.training.checkpoint import CHECKPOINT_FILE, TrainState, load_tensors, save_checkpoint
 from medseg.training.folder import check_data, data_digest, open_folder
 from medseg.training.schedule import Pace, make_optimizer
@@ -95,6 +96,7 @@ def set_up(
     pace = Pace(config.training.epochs * config.training.steps_per_epoch, budget_s)
     training, validation = dataset.fold(config.data.fold)
     config.check_channels(len(dataset.channels))
+    _rehearse(config, len(dataset.channels), len(dataset.labels) + 1)
     state = open_folder(folder, config, resume=resume)
     digests = data_digest(training, dataset.labels), data_digest(validation, dataset.labels)
     check_data(folder, state, digests, resume=resume)
@@ -119,7 +121,7 @@ def set_up(
         pace=pace,
         package=package,
         network=network,
-        loss=config.build_loss(package.preprocessing.spacing_of(package.envelope)),
+        loss=config.build_loss(package.preprocessing.spacing_of(package.envelope), _output_strides(network)),
         optimizer=_optimizer(config, network),
         scaler=torch.amp.GradScaler(target.type, enabled=fp16),
         loader=_loader(config, package.network.slices, learnt, target),
@@ -197,6 +199,20 @@ def _draft_package(
             validation_dice={},
         ),
     )
+
+
+def _rehearse(config: ExperimentConfig, channels: int, classes: int) -> None:
+    """Fail before the data is read on what else would fail after it: pretrained weights, weights of classes."""
+    if config.weights() is not None:
+        config.network_spec(channels, classes, spacing_mm=config.spacing_mm).build(config.weights())
+    size = config.training.patch_size
+    loss = config.build_loss(config.spacing_mm)
+    loss(torch.zeros(1, classes, *size), torch.zeros(1, *size, dtype=torch.int64), torch.zeros(1, channels, *size))
+
+
+def _output_strides(network: nn.Module) -> Sequence[Sequence[int]]:
+    stages = getattr(network, "stages", None)
+    return stages.output_strides if isinstance(stages, Stages) else ()
 
 
 def _optimizer(config: ExperimentConfig, network: nn.Module) -> torch.optim.Optimizer:

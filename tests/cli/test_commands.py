@@ -155,6 +155,36 @@ def test_one_bad_input_among_many_has_status_3(medseg, model, scan, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["scan.nii.gz"]
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_warning_is_one_line_without_the_place_in_the_code(capsys, tmp_path):
+    network = "network: {name: deeplabv3, backbone: resnet18, width_multiplier: 0.125}"
+    file = tmp_path / "x.yaml"
+    text = re.sub(
+        "patch_size: .*", "patch_size: [64, 64, 64]", re.sub(r"network:\n(  .*\n)+", f"{network}\n", TINY_YAML)
+    )
+    assert network in text
+    file.write_text(text)
+    with pytest.raises(SystemExit):
+        main(["train", str(file), "-o", str(tmp_path / "run")])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line[:30] for line in lines if "reach the feature map's size (4, 4, 4)" in line] == [
+        "warning network.rates: (6, 6, "
+    ]
+
+
+def test_networks_are_listed_with_what_their_fields_can_be(medseg):
+    _, text = medseg("list", "networks")
+    for shown in (
+        "fcn8s",
+        "deeplabv3plus",
+        "arXiv:1802.02611",
+        "shortcut: B (A)",
+        "slices: 1",
+        "output_stride: 16 (8)",
+    ):
+        assert shown in text
+
+
 def test_a_refusal_is_one_line_that_names_the_input(capsys, model, tmp_path):
     folder = tmp_path / ("a_folder_with_a_long_name_" * 4)
     volume = Volume(np.round(IMAGE.array) + 100, np.diag([-1, -1, 2, 1.0]), modality="CT")

@@ -48,6 +48,24 @@ def test_sums_and_gradient_are_those_of_one_hot_arithmetic(spatial, ignore_index
     torch.testing.assert_close(*results)
 
 
+def test_the_way_of_a_gpu_and_that_of_a_cpu_are_the_same(monkeypatch):
+    logits, target = batch_of(5, 6)
+    target[0, :2] = 9
+    expected = one_hot_sums(logits, target, ignore_index=9)
+    torch.testing.assert_close(tuple(class_sums(logits, target, ignore_index=9)), expected)
+    monkeypatch.setattr(sums, "_histograms", sums._masked_sums)
+    torch.testing.assert_close(tuple(class_sums(logits, target, ignore_index=9)), expected)
+
+
+def test_float32_sums_over_many_voxels_do_not_drift(monkeypatch):
+    monkeypatch.setattr(sums, "_CHUNK_CPU", 1 << 24)
+    logits = torch.zeros(1, 2, 1 << 20)
+    logits[:, 0] = 7
+    target = torch.zeros(1, 1 << 20, dtype=torch.long)
+    single, double = class_sums(logits, target)[:3], class_sums(logits.double(), target)[:3]
+    torch.testing.assert_close(tuple(table.double() for table in single), double, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("spatial", [(5, 6), (3, 4, 5)])
 @pytest.mark.parametrize("ignore_index", [None, 0])
 def test_channels_last_logits_give_the_same_and_a_gradient_of_their_layout(spatial, ignore_index):
