@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from medseg.errors import UsageError
 from medseg.losses import LOSSES
-from medseg.networks import NETWORKS
+from medseg.networks import NETWORKS, build_network
 from medseg.registry import Registry
 
 
@@ -112,3 +112,22 @@ def test_the_shipped_tables_have_a_source_for_each_name_and_defaults_that_are_va
         assert entry.source
         again = entry.fields.model_validate(entry.fields(name=entry.name).model_dump())
         assert again == entry.fields(name=entry.name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "layer"}, r"network\.norm: expected .*'batch'.*found layer"),
+        ({"attention": "gates"}, r"network\.attention"),
+        ({"act": "swish"}, r"network\.act"),
+        ({"padding": "full"}, r"network\.padding"),
+        ({"dropout": float("nan")}, r"network\.dropout: expected .*finite"),
+        ({"spatial_dims": 4}, r"spatial_dims of 2 or 3"),
+        ({"num_classes": 0}, r"at least one channel and one class"),
+    ],
+    ids=str,
+)
+def test_a_network_is_not_built_of_what_its_fields_cannot_be(fields, message):
+    arguments = {"spatial_dims": 2, "in_channels": 1, "num_classes": 2} | fields
+    with pytest.raises(UsageError, match=message):
+        build_network("unet", **arguments)

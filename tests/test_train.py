@@ -383,3 +383,28 @@ def test_training_begins_with_pretrained_weights_and_the_model_does_not_need_the
     file.unlink()
     with pytest.raises(ModelError, match="no such file"):
         set_up(config, dataset, tmp_path / "third", Silent(), device="cpu", budget_s=None, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("network", "loss", "error", "message"),
+    [
+        ({"weights": "imagenet"}, {}, UsageError, "weights that were published for this network's encoder"),
+        ({"weights": {"file": "no.pth", "sha256": "0" * 64}}, {}, ModelError, "no such file"),
+        ({}, {"class_weights": (1.0, 2.0)}, UsageError, "class_weights"),
+    ],
+    ids=["imagenet", "file", "class weights"],
+)
+def test_what_cannot_be_trained_is_refused_before_the_data_is_read(
+    dataset, tmp_path, network, loss, error, message
+):
+    config = other_network({"name": "unet", "channels": (4, 8)} | network, {"name": "ce_dice"} | loss)
+    with pytest.raises(error, match=message):
+        train(config, dataset, tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_knows_the_strides_of_a_network_with_deep_supervision(dataset, tmp_path):
+    network = {"name": "unet", "channels": (4, 8, 16), "deep_supervision": True, "strides": ((2, 1), (3, 2))}
+    config = other_network(network, {"name": "ce"})
+    run = set_up(config, dataset, tmp_path / "run", Silent(), device="cpu", budget_s=None, resume=False)
+    assert run.loss.strides == ((1, 1), (2, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from operator import and_
 from typing import Literal
 
 import torch
@@ -171,7 +172,11 @@ def _share(rate: int, size: int) -> float:
 
 def _warn_of_reach(rates: Sequence[Sizes], sizes: Sequence[int], kernel: Sizes | None) -> None:
     axes = [axis for axis in range(len(sizes)) if kernel is None or kernel[axis] > 1]
-    beyond = [rate for rate in rates if any(rate[axis] >= sizes[axis] for axis in axes)]
+    reach = [[rate[axis] >= sizes[axis] for axis in axes] for rate in rates]
+    wide = [sizes[axis] > 1 for axis in axes]  # along a single place any rate is as good
+    beyond = [
+        rate for rate, far in zip(rates, reach, strict=True) if axes and (all(far) or any(map(and_, far, wide)))
+    ]
     if beyond:
         warnings.warn(
             f"network.rates: {', '.join(str(rate) for rate in beyond)} reach the feature map's size {tuple(sizes)}:"

@@ -46,13 +46,13 @@ class CBAM(nn.Module):
     Source: Woo et al. 2018 (arXiv:1807.06521), reduction 16, kernel 7.
     """
 
-    def __init__(self, layers: Layers, channels: int, kernel: Sizes) -> None:
+    def __init__(self, layers: Layers, channels: int, kernel: int | Sizes = 3) -> None:
         super().__init__()
         hidden = max(1, channels // _REDUCTION)
         self.channel = nn.Sequential(
             layers.conv(channels, hidden, 1), layers.make_act(), layers.conv(hidden, channels, 1)
         )
-        self.place = layers.conv(2, 1, tuple(_SPATIAL_KERNEL if size > 1 else 1 for size in kernel))
+        self.place = layers.conv(2, 1, tuple(_SPATIAL_KERNEL if size > 1 else 1 for size in layers.sizes(kernel)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh (B, C, *spatial)."""

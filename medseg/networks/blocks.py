@@ -196,7 +196,7 @@ def widen(channels: Sequence[int], multiplier: float) -> Sizes:
     if not 0 < multiplier < _WIDEST:
         raise UsageError(
             "network.width_multiplier",
-            expected=f"a number between 0 and {_WIDEST}",
+            expected=f"a positive number below {_WIDEST}",
             found=str(multiplier),
             remedy="correct it",
         )

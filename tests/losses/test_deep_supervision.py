@@ -58,3 +58,21 @@ def test_no_levels_or_levels_of_other_axes_are_refused():
         loss([], torch.zeros(1, 4, 4))
     with pytest.raises(UsageError, match="2 spatial axes"):
         loss([torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, 2, 2)], torch.zeros(1, 4, 4))
+
+
+@pytest.mark.parametrize(("length", "stride"), [(17, 16), (20, 8), (5, 2), (6, 4), (9, 3), (16, 4), (3, 4)])
+def test_with_strides_each_coarse_voxel_takes_the_middle_of_those_it_covers(length, stride):
+    """The image is padded at its far end to whole coarse voxels: these start at multiples of the stride."""
+    target = torch.arange(length)[None]
+    covered = [range(k * stride, (k + 1) * stride) for k in range(-(-length // stride))]
+    expected = [min(places[stride // 2], length - 1) for places in covered]
+    assert nearest(target, (len(covered),), (stride,)).tolist() == [expected]
+
+
+def test_the_strides_are_those_of_each_output():
+    torch.manual_seed(0)
+    target = torch.randint(0, 3, (1, 17, 6))
+    levels = [torch.randn(1, 3, 17, 6), torch.randn(1, 3, 2, 6)]
+    loss = build_loss("ce")
+    expected = (2 * loss(levels[0], target) + loss(levels[1], target[:, [8, 16]])) / 3
+    torch.testing.assert_close(DeepSupervision(loss, ((1, 1), (16, 1)))(levels, target), expected)

@@ -51,7 +51,9 @@ def transparent(network: nn.Module) -> nn.Module:
     return network.double().eval()
 
 
-def receptive_field(features: Callable[[Tensor], Tensor], size: tuple[int, ...], place: tuple[int, ...]) -> list[int]:
+def receptive_field(
+    features: Callable[[Tensor], Tensor], size: tuple[int, ...], place: tuple[int, ...]
+) -> list[int]:
     """Return how many voxels along each axis one place of the features sees, of an image of ones."""
     image = torch.ones(1, 1, *size, dtype=torch.float64, requires_grad=True)
     features(image)[(0, slice(None), *place)].sum().backward()

@@ -35,7 +35,9 @@ def test_cbam_weighs_channels_then_places(size):
     module = scrambled(CBAM(Layers(len(size), "batch", "relu"), 32))
     x = torch.randn(2, 32, *size)
     first, second = module.channel[0], module.channel[2]
-    votes = [linear(linear(vector, first).relu(), second) for vector in (x.flatten(2).mean(2), x.flatten(2).amax(2))]
+    votes = [
+        linear(linear(vector, first).relu(), second) for vector in (x.flatten(2).mean(2), x.flatten(2).amax(2))
+    ]
     y = x * sum(votes).sigmoid().view(2, 32, *(1 for _ in size))
     conv = F.conv2d if len(size) == 2 else F.conv3d
     both = torch.stack([y.mean(1), y.amax(1)], 1)

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medseg.errors import UsageError
 from medseg.networks.backbone import Backbone
 from medseg.networks.blocks import InstanceNorm, Layers
 from medseg.networks.encoders import make_encoder
+from tests.networks.probes import small
 
 RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101"]
 BACKBONES = [*RESNETS, "vgg16", "xception65"]
@@ -27,7 +29,7 @@ def on_meta(name: str, **fields: Any) -> nn.Module:
 
 
 def block_convolutions(layer: nn.Module) -> list[tuple[int, int]]:
-    """Return (stride, dilation) of the 3x3 convolution of each bottleneck block, or the first one of a basic one."""
+    """Return (stride, dilation) of the 3x3 convolution of each bottleneck block, the first one of a basic."""
     convs = [block.conv2 if hasattr(block, "conv3") else block.conv1 for block in layer]
     return [(conv.stride[0], conv.dilation[0]) for conv in convs]
 
@@ -220,3 +222,30 @@ def test_no_layer_writes_into_a_feature_map_that_has_been_handed_out(name):
     assert len(as_made) == 5
     for feature in features:
         assert any(torch.equal(feature, made) for made in as_made)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backbone": "vgg16", "multi_grid": (1, 2, 4)}, r"network\.multi_grid: expected none for VGG16"),
+        ({"backbone": "vgg16", "shortcut": "A"}, r"network\.shortcut: expected B"),
+        ({"backbone": "xception65", "shortcut": "A"}, r"network\.shortcut: expected B"),
+        ({"backbone": "resnet18", "multi_grid": (1, 0)}, r"network\.multi_grid: expected positive numbers"),
+        ({"backbone": "resnet18", "multi_grid": ()}, r"network\.multi_grid: expected positive numbers"),
+    ],
+    ids=str,
+)
+def test_fields_that_a_backbone_does_not_have_are_refused(fields, message):
+    with pytest.raises(UsageError, match=message):
+        small("deeplabv3", 2, **fields)
+
+
+def test_xception_has_no_multi_grid_unless_told():
+    """Chen et al. 2018, section 4.3: the Xception of DeepLab v3+ does without."""
+
+    def grid(**fields):
+        network = small("deeplabv3plus", 2, backbone="xception65", **fields)
+        return [part[0].dilation for part in network.encoder.block21]
+
+    assert grid() == [(2, 2)] * 3
+    assert grid(multi_grid=(1, 2, 4)) == [(2, 2), (4, 4), (8, 8)]

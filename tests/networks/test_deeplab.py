@@ -78,7 +78,9 @@ def test_auto_rates_of_a_network_follow_its_patch(name):
         part = network.aspp if hasattr(network, "aspp") else network.head
         return [m.dilation[0] for m in part.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
 
-    assert [b / a for a, b in zip(rates(640), rates(1280), strict=True)] == pytest.approx([2.0] * len(rates(640)), rel=0.1)
+    assert [b / a for a, b in zip(rates(640), rates(1280), strict=True)] == pytest.approx(
+        [2.0] * len(rates(640)), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("rates", [((1, 2, 3), (2, 4, 6)), (2, (4, 4, 1))], ids=str)
@@ -165,7 +167,9 @@ def test_image_pooling_of_one_image_is_normalised_by_the_running_statistics():
     nn.init.uniform_(norm.running_var, 0.5, 2)
     before = norm.running_mean.clone()
     y = F.conv2d(x.mean((2, 3), keepdim=True), pooling.conv.weight)
-    expected = ((y - norm.running_mean.view(1, -1, 1, 1)) / (norm.running_var.view(1, -1, 1, 1) + 1e-5).sqrt()).relu()
+    expected = (
+        (y - norm.running_mean.view(1, -1, 1, 1)) / (norm.running_var.view(1, -1, 1, 1) + 1e-5).sqrt()
+    ).relu()
     torch.testing.assert_close(pooling(x), expected.expand(1, 16, 5, 6))
     torch.testing.assert_close(pooling.eval()(x), expected.expand(1, 16, 5, 6))
     assert torch.equal(norm.running_mean, before)
@@ -242,7 +246,9 @@ class StraightLine:
     def aspp(self, x: Tensor, rates: tuple[int, ...]) -> Tensor:
         mean = x.mean((2, 3), keepdim=True)
         last = len(rates) + 1
-        pooled = self.unit(mean, f"aspp.branches.{last}.conv", norm=f"aspp.branches.{last}.norm").expand(-1, -1, *x.shape[2:])
+        pooled = self.unit(mean, f"aspp.branches.{last}.conv", norm=f"aspp.branches.{last}.norm").expand(
+            -1, -1, *x.shape[2:]
+        )
         atrous = [self.either(x, f"aspp.branches.{n + 1}", rate) for n, rate in enumerate(rates)]
         return self.unit(torch.cat([self.unit(x, "aspp.branches.0.0"), *atrous, pooled], 1), "aspp.project.0.0")
 

@@ -145,7 +145,9 @@ def kinds(network: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(("name", "fields"), EACH, ids=names)
-@pytest.mark.parametrize(("norm", "act"), [("batch", "silu"), ("instance", "gelu"), ("group", "prelu"), ("none", "elu")])
+@pytest.mark.parametrize(
+    ("norm", "act"), [("batch", "silu"), ("instance", "gelu"), ("group", "prelu"), ("none", "elu")]
+)
 def test_there_is_no_layer_but_of_the_norm_activation_and_dimensions_asked_for(name, fields, norm, act, dims):
     with torch.device("meta"):
         network = small(name, dims, norm=norm, act=act, attention="se", dropout=0.1, **fields)
@@ -158,7 +160,8 @@ def test_there_is_no_layer_but_of_the_norm_activation_and_dimensions_asked_for(n
 
 @pytest.mark.parametrize("name", ["deeplabv3", "deeplabv3plus"])
 @pytest.mark.parametrize(
-    ("norm", "of_pooling"), [("batch", "BatchNorm"), ("instance", "GroupNorm"), ("group", "GroupNorm"), ("none", None)]
+    ("norm", "of_pooling"),
+    [("batch", "BatchNorm"), ("instance", "GroupNorm"), ("group", "GroupNorm"), ("none", None)],
 )
 def test_image_pooling_has_a_norm_that_one_value_a_channel_can_bear(name, norm, of_pooling):
     with torch.device("meta"):
@@ -184,7 +187,9 @@ def test_a_2d_network_sees_neighbouring_slices_as_channels(name, slices, channel
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("dims", "slices"), [(3, 3), (2, 2), (2, 0), (2, -1), (3, 0)])
 def test_other_numbers_of_slices_are_refused(name, dims, slices):
-    with pytest.raises(UsageError, match=rf"network\.slices: expected an odd number .* found {slices} for a {dims}-D"):
+    with pytest.raises(
+        UsageError, match=rf"network\.slices: expected an odd number .* found {slices} for a {dims}-D"
+    ):
         small(name, dims, slices=slices)
 
 

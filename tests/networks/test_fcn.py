@@ -9,7 +9,19 @@ from medseg.errors import UsageError
 from medseg.networks.fcn import Upsampling
 from tests.networks.probes import scrambled, small
 
-STRIDES = [(2, 2), (8, 8), (16, 16), (32, 32), (4, 1), (2, 2, 2), (8, 8, 8), (2, 2, 1), (16, 4, 2), (32, 1, 1), (16, 16, 16)]  # fmt: skip
+STRIDES = [
+    (2, 2),
+    (8, 8),
+    (16, 16),
+    (32, 32),
+    (4, 1),
+    (2, 2, 2),
+    (8, 8, 8),
+    (2, 2, 1),
+    (16, 4, 2),
+    (32, 1, 1),
+    (16, 16, 16),
+]
 BIG = (32, 32, 32)
 
 
@@ -100,7 +112,12 @@ def test_the_backbone_is_that_of_the_paper_in_2d_and_a_resnet_in_3d(dims, backbo
 
 @pytest.mark.parametrize(
     ("backbone", "norm", "expected"),
-    [("resnet18", None, "batch"), ("vgg16", None, "none"), ("vgg16", "batch", "batch"), ("resnet18", "none", "none")],
+    [
+        ("resnet18", None, "batch"),
+        ("vgg16", None, "none"),
+        ("vgg16", "batch", "batch"),
+        ("resnet18", "none", "none"),
+    ],
 )
 def test_the_norm_is_as_published_for_the_backbone_unless_told(backbone, norm, expected):
     assert small("fcn16s", 2, backbone=backbone, norm=norm).norm == expected

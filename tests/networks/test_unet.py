@@ -40,9 +40,7 @@ class StraightLine:
         return torch.relu(self.norm(x, f"{name}.1") if self.normalised else x)
 
     def up(self, x: Tensor, n: int) -> Tensor:
-        return F.conv_transpose2d(
-            x, self.w[f"decoder.ups.{n}.weight"], self.w[f"decoder.ups.{n}.bias"], stride=2
-        )
+        return F.conv_transpose2d(x, self.w[f"decoder.ups.{n}.weight"], self.w[f"decoder.ups.{n}.bias"], stride=2)
 
     def join(self, x: Tensor, skip: Tensor) -> Tensor:
         """The crop of figure 1: the borders are lost in every convolution."""
@@ -246,6 +244,8 @@ def test_convolutions_have_a_bias_where_no_norm_follows_unless_told(norm, bias, 
         ({"dropout": -0.1}, r"network\.dropout: expected a probability"),
         ({"width_multiplier": 0.0}, r"network\.width_multiplier: expected a positive number"),
         ({"spacing_mm": (1.0, 1.0)}, r"network\.spacing_mm: expected 3 positive numbers"),
+        ({"width_multiplier": 1e3}, r"network\.width_multiplier: expected a positive number below 64"),
+        (PAPER | {"downsampling": "strided_conv"}, r"network\.downsampling: expected max_pool with padding: valid"),
         (PAPER | {"deep_supervision": True}, r"network\.deep_supervision: expected false with padding: valid"),
     ],
     ids=str,
@@ -264,3 +264,24 @@ def test_blocks_that_do_not_fit_are_refused(fields):
 def test_unknown_network_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'unet'"):
         build_network("unett", spatial_dims=2, in_channels=1, num_classes=2)
+
+
+def test_pools_of_any_stride_take_the_voxels_that_their_place_stands_for():
+    """A stride of 3 pools voxels 0 to 2, 3 to 5, ...: nothing is shifted."""
+    network = small(2, strides=((3, 3), (5, 1)), norm="none").eval()
+    x = torch.randn(1, 1, 30, 12)
+    first, second, _ = network.encoder(x)
+    pooled = network.encoder.stages[1][0](first)
+    assert torch.equal(pooled, F.max_pool2d(first, 3))
+    assert second.shape[2:] == (10, 4)
+    assert torch.equal(network.encoder.stages[2][0](second), F.max_pool2d(second, (5, 1)))
+
+
+def test_a_gate_of_the_papers_form_lies_on_the_part_of_the_skip_that_is_kept():
+    network = small(2, "attention_unet", **PAPER).eval()
+    seen = []
+    for gate in network.decoder.gates:
+        gate.register_forward_pre_hook(lambda _, inputs: seen.append([x.shape[2:] for x in inputs]))
+    network(torch.randn(1, 1, 24, 24))
+    assert seen
+    assert all(skip == asking for skip, asking in seen)

@@ -436,7 +436,13 @@ def test_weights_that_nobody_has_published_are_a_wrong_configuration(checkpoints
 # --- a network's own weights
 
 
-OWN = [("unet", "decoder.heads.0."), ("resunet", "decoder.heads.0."), ("deeplabv3plus", "decoder.2."), ("fcn16s", ("scores.", "ups.")), ("deeplabv2", "head.")]  # fmt: skip
+OWN = [
+    ("unet", "decoder.heads.0."),
+    ("resunet", "decoder.heads.0."),
+    ("deeplabv3plus", "decoder.2."),
+    ("fcn16s", ("scores.", "ups.")),
+    ("deeplabv2", "head."),
+]
 
 
 @pytest.mark.parametrize(("name", "heads"), OWN)
@@ -469,4 +475,42 @@ def test_own_weights_of_a_plane_fill_a_volume_and_give_the_same_logits_where_it_
 def test_own_weights_of_another_network_are_refused(tmp_path):
     file = written(tmp_path / "a.safetensors", small("unet", 2).state_dict())
     refused(small("resunet", 2), file, "expected every convolution")
-    refused(small("unet", 2, channels=(64, 128)), written(tmp_path / "b.pth", small("unet", 2, channels=(32, 64)).state_dict()), "expected every convolution")  # fmt: skip
+    refused(
+        small("unet", 2, channels=(64, 128)),
+        written(tmp_path / "b.pth", small("unet", 2, channels=(32, 64)).state_dict()),
+        "expected every convolution",
+    )
+
+
+# --- beside the published layers
+
+
+@pytest.mark.parametrize("attention", ["se", "cbam"])
+def test_attention_that_the_file_does_not_have_starts_afresh(tmp_path, attention):
+    plain = network_of("resnet18", 2)
+    network = loaded(network_of("resnet18", 2, attention=attention), written(tmp_path / "a.pth", published(plain)))
+    found = published(network)
+    assert all(torch.equal(found[key], tensor) for key, tensor in published(plain).items())
+    assert any("attention" in key for key in found)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_planes_are_put_across_the_thick_axis(tmp_path, axis):
+    """Sagittal or coronal slices: constant along the thick axis, a volume gives the features of the plane."""
+    plane = scrambled(network_of("resnet18", 2))
+    spacing_mm = [1.0, 1.0, 1.0]
+    spacing_mm[axis] = 3.0
+    file = written(tmp_path / "a.pth", published(plane))
+    volume = loaded(network_of("resnet18", 3, spacing_mm=tuple(spacing_mm)), file)
+    x = torch.randn(1, 1, 64, 96)
+    size = [1, 1, 64, 96]
+    size.insert(2 + axis, 16)
+    flat = features_of(plane, x)
+    for found, expected in zip(features_of(volume, x.unsqueeze(2 + axis).expand(size)), flat, strict=True):
+        torch.testing.assert_close(found, expected.unsqueeze(2 + axis).expand_as(found))
+
+
+def test_volumes_kernels_for_thick_axes_are_refused_with_what_to_set(tmp_path):
+    file = written(tmp_path / "a.pth", published(network_of("resnet18", 3)))
+    with pytest.raises(ModelError, match=r"spacing_mm: \[1, 1, 1\]"):
+        load_pretrained(network_of("resnet18", 3, spacing_mm=(1.0, 1.0, 5.0)), file)
