@@ -131,3 +131,89 @@ def test_a_network_is_not_built_of_what_its_fields_cannot_be(fields, message):
     arguments = {"spatial_dims": 2, "in_channels": 1, "num_classes": 2} | fields
     with pytest.raises(UsageError, match=message):
         build_network("unet", **arguments)
+
+
+# --- names that stand for arguments, and arguments that all names share
+
+
+def shop(name: str, *, gift: bool = False, note: str = "", **fields: object) -> object:
+    """Stands for what the program calls: its own defaults are fields of every name."""
+    return CYCLES.build(name, **fields), gift, note
+
+
+def cycle(rider: str, wheels: int, *, colour: str = "red", gears: int = 1) -> tuple[object, ...]:
+    return rider, wheels, colour, gears
+
+
+CYCLES: Registry[object] = Registry(
+    "cycle",
+    {
+        "tricycle": (cycle, "a book", {"wheels": 3}),
+        "bicycle": (cycle, "a book", {"wheels": 2, "gears": 21}),
+        "cycle": (cycle, "a book"),
+    },
+    shared=shop,
+)
+
+
+def test_a_name_fixes_arguments_and_changes_defaults():
+    assert CYCLES.build("tricycle", rider="Ada") == ("Ada", 3, "red", 1)
+    assert CYCLES.build("bicycle", rider="Ada", colour="blue") == ("Ada", 2, "blue", 21)
+    assert CYCLES.build("bicycle", rider="Ada", gears=3) == ("Ada", 2, "red", 3)
+    assert CYCLES.build("cycle", rider="Ada", wheels=1) == ("Ada", 1, "red", 1)
+    assert dict(CYCLES["bicycle"].preset) == {"wheels": 2, "gears": 21}
+
+
+def test_a_fixed_argument_is_no_field_and_a_changed_default_is_one():
+    assert set(CYCLES["bicycle"].fields.model_fields) == {"name", "colour", "gears", "gift", "note"}
+    assert CYCLES["bicycle"].fields(name="bicycle").gears == 21
+    assert CYCLES["tricycle"].fields(name="tricycle").gears == 1
+    with pytest.raises(ValidationError):
+        CYCLES["bicycle"].fields(name="bicycle", wheels=4)
+
+
+def test_shared_arguments_are_fields_of_every_name():
+    for entry in CYCLES:
+        fields = entry.fields(name=entry.name, gift=True, note="happy birthday")
+        assert (fields.gift, fields.note) == (True, "happy birthday")
+        with pytest.raises(ValidationError):
+            entry.fields(name=entry.name, gift="perhaps")
+
+
+def test_fields_become_what_their_types_say():
+    """What JSON gives as a list, an int or a text is the tuple, the float or the choice that was meant."""
+    arguments = {"spatial_dims": 2, "in_channels": 1, "num_classes": 2}
+    network = build_network("unet", channels=[4, 8], strides=[[2, 1]], width_multiplier=1, **arguments)
+    assert (network.stages.channels, network.stages.strides) == ((4, 8), ((2, 1),))
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [("fcn32s", {"finest": 32}), ("fcn16s", {"finest": 16}), ("fcn8s", {"finest": 8}), ("unet", {})],
+)
+def test_the_fcns_are_one_network_whose_names_say_the_finest_score(name, preset):
+    entry = NETWORKS[name]
+    assert dict(entry.preset) == preset
+    assert "finest" not in entry.fields.model_fields
+    with pytest.raises(ValidationError):
+        entry.fields(name=name, finest=8)
+
+
+def test_the_attention_unet_is_the_unet_with_gates():
+    assert NETWORKS["attention_unet"].build is NETWORKS["unet"].build
+    assert NETWORKS["attention_unet"].fields(name="attention_unet").attention == "gate"
+    assert NETWORKS["unet"].fields(name="unet").attention == "none"
+    assert NETWORKS["attention_unet"].fields(name="attention_unet", attention="cbam").attention == "cbam"
+
+
+@pytest.mark.parametrize("entry", list(NETWORKS), ids=lambda entry: entry.name)
+def test_every_network_takes_weights_slices_width_spacing_norm_and_attention(entry):
+    shared = {"weights", "slices", "width_multiplier", "spacing_mm", "norm", "act", "dropout", "attention"}
+    assert shared < set(entry.fields.model_fields)
+    fields = entry.fields(name=entry.name, weights={"file": "a.pth", "sha256": "0" * 64}, slices=5)
+    assert (fields.weights.file.name, fields.slices) == ("a.pth", 5)
+    for wrong in ({"weights": "https://example.org/a.pth"}, {"weights": {"file": "a.pth"}}, {"slices": 2.5}):
+        with pytest.raises(ValidationError):
+            entry.fields(name=entry.name, **wrong)
+    for program in ("spatial_dims", "in_channels", "num_classes"):
+        assert program not in entry.fields.model_fields

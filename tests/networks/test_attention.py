@@ -58,6 +58,15 @@ def test_a_gate_weighs_a_skip_by_skip_and_decoder(size, coarse):
     torch.testing.assert_close(gate(x, g), x * conv(hidden, gate.psi.weight, gate.psi.bias).sigmoid())
 
 
+@pytest.mark.parametrize(("name", "stages"), [("unet", 5), ("resunet", 6), ("fcn8s", 5), ("deeplabv3plus", 5)])
+def test_cbam_does_not_mix_slices_where_the_network_does_not(name, stages):
+    with torch.device("meta"):
+        thick = small(name, 3, attention="cbam", spacing_mm=(1.0, 1.0, 1000.0))
+        equal = small(name, 3, attention="cbam")
+    for network, kernel in ((thick, (7, 7, 1)), (equal, (7, 7, 7))):
+        assert [m.place.kernel_size for m in network.modules() if isinstance(m, CBAM)] == [kernel] * stages
+
+
 def count(network: nn.Module, kind: type[nn.Module]) -> int:
     return sum(isinstance(module, kind) for module in network.modules())
 

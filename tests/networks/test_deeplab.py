@@ -125,6 +125,29 @@ def test_rates_within_the_feature_map_are_not_warned_of(rates, patch):
         small("deeplabv3", 2, rates=rates, patch_size=patch)
 
 
+@pytest.mark.parametrize(
+    ("rate", "sizes", "kernel", "warned"),
+    [
+        ((6, 6), (7, 7), (3, 3), False),
+        ((7, 6), (7, 7), (3, 3), True),
+        ((9, 9), (7, 7), (3, 3), True),
+        ((2, 2, 1), (4, 4, 1), (3, 3, 3), False),  # along a single place any rate is as good
+        ((1, 1, 1), (1, 1, 1), (3, 3, 3), True),  # nothing to see but the centre
+        ((2, 2, 2), (4, 4, 2), (3, 3, 1), False),  # no kernel there that could reach
+        ((2, 2, 2), (4, 4, 2), (3, 3, 3), True),
+    ],
+    ids=str,
+)
+def test_a_rate_is_too_wide_where_every_tap_but_the_centre_is_outside(rate, sizes, kernel, warned):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = resolve_rates(
+            (rate,), paper=(6,), paper_size=33, patch_size=sizes, stride=(1,) * len(sizes), kernel=kernel
+        )
+    assert found == (rate,)
+    assert [w.category for w in caught] == ([UserWarning] if warned else [])
+
+
 @pytest.mark.parametrize("size", [(12, 12), (5, 12), (6, 9, 4)], ids=str)
 def test_a_rate_that_reaches_the_feature_map_leaves_the_centre_tap(size):
     conv = Layers(len(size), "none", "relu").conv(2, 3, dilation=12)
@@ -219,6 +242,13 @@ def test_of_several_scales_the_largest_score_wins(scales, size):
             scores = single.head(single.encoder(scaled)[-1])
             runs.append(F.interpolate(scores, size=size, mode=mode, align_corners=False))
         torch.testing.assert_close(network(x), torch.stack(runs).amax(0))
+
+
+@pytest.mark.parametrize(("scales", "multiple"), [((1.0,), 8), ((1.0, 0.75, 0.5), 16), ((0.75,), 11), ((2.0,), 4)])
+def test_smaller_scales_make_one_place_of_more_voxels(scales, multiple):
+    """8 voxels of the scaled image are 8 / scale of the image."""
+    with torch.device("meta"):
+        assert small("deeplabv2", 3, scales=scales).multiple == (multiple,) * 3
 
 
 def test_scales_keep_an_image_of_one_voxel():
