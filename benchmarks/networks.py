@@ -134,9 +134,17 @@ def main(data: Path, minutes: float, out: Path) -> None:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(run, jobs()))
+    report(minutes, out)
+
+
+def report(minutes: float, out: Path) -> None:
+    """Write the table of the runs that are in OUT."""
     rows = []
     for name, dims in jobs():
-        found = json.loads((out / f"{label(name, dims)}.json").read_text())
+        file = out / f"{label(name, dims)}.json"
+        if not file.is_file():
+            continue
+        found = json.loads(file.read_text())
         anterior, posterior = found["dice"].values()
         rows.append(
             (
