@@ -84,7 +84,7 @@ class Registry(Generic[Product]):
             checked = entry.fields.model_validate({"name": name} | fields)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in (self.kind, *first["loc"]))
+            where = f"{self.kind}.{first['loc'][0]}"
             raise UsageError(
                 where, expected=first["msg"], found=str(first["input"]), remedy="correct it"
             ) from error
