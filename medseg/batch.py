@@ -44,7 +44,8 @@ def find_studies(
 
     Args:
         inputs: NIfTI files, folders of NIfTI files, or DICOM: folders with their subfolders, zips, DICOMDIRs. With
-            several channels, the NIfTI files of a study are named ``CASE_0000``, ``CASE_0001``, ... .
+            several channels, the NIfTI files of a study are named ``CASE_0000``, ``CASE_0001``, ...; some may be
+            missing where the model was trained for that.
         package: The model, which says what it takes.
         rules: Which DICOM series are wanted. By default the one series of each study that is of the model's
             modality; a study with several of them is refused.
@@ -57,7 +58,7 @@ def find_studies(
     studies = [
         study
         for path in inputs
-        for study in _nifti_studies(path, len(package.modalities))
+        for study in _nifti_studies(path, package)
         or dicom_studies(path, package, rules, policies, progress=progress)
     ]
     names = Counter(study_name(study) for study in studies if study.files)
@@ -127,7 +128,7 @@ def _segment_or_refuse(
         return Outcome(study, None, shortage)
 
 
-def _nifti_studies(path: Path, channels: int) -> list[Study]:
+def _nifti_studies(path: Path, package: ModelPackage) -> list[Study]:
     """Return the studies of NIfTI files at a path; none where it holds no such files."""
     try:
         files = nifti_files(path)
@@ -135,12 +136,13 @@ def _nifti_studies(path: Path, channels: int) -> list[Study]:
         reason = error.strerror or type(error).__name__
         problem = InputError(path, expected="a file or folder that can be read", found=reason, remedy="check it")
         return [Study(path, problem=problem)]
+    channels = len(package.modalities)
     if channels == 1 or not path.is_dir():
         return [nifti_study((file,)) for file in files]
-    return list(_by_case(files, channels))
+    return list(_by_case(files, channels, may_lack=package.preprocessing.channel_flags))
 
 
-def _by_case(files: Sequence[Path], channels: int) -> Iterator[Study]:
+def _by_case(files: Sequence[Path], channels: int, *, may_lack: bool) -> Iterator[Study]:
     """Group ``CASE_0000``, ``CASE_0001``, ...; a case that lacks one, or a name of another form, is refused."""
     cases: dict[str, list[Path]] = {}
     for file in files:
@@ -151,6 +153,8 @@ def _by_case(files: Sequence[Path], channels: int) -> Iterator[Study]:
         names = [case_name(file) for file in found]
         if names == wanted:
             yield nifti_study(tuple(found))
+        elif may_lack and set(names) < set(wanted):
+            yield nifti_study(tuple(found), tuple(name in names for name in wanted))
         else:
             problem = InputError(
                 found[0],

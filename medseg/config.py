@@ -14,16 +14,19 @@ from torch import nn
 from medseg.crf import check_window
 from medseg.data.augment import Augmentation
 from medseg.data.preprocessing import Preprocessing
+from medseg.data.store import StoreDtype
 from medseg.device import Precision
 from medseg.errors import UsageError
-from medseg.losses import LOSSES, DeepSupervision, build_loss
+from medseg.losses import LOSSES, DeepSupervision, build_loss, build_region_loss
 from medseg.model import NetworkSpec
 from medseg.networks import NETWORKS
 from medseg.networks.weights import Pretrained
 from medseg.postprocess import Postprocessing
+from medseg.regions import LabelScheme
 from medseg.registry import Registry
 from medseg.shipped import Shelf, find_yaml
 from medseg.tiles import SlidingWindow
+from medseg.training.finetune import InitFrom
 from medseg.yamlfile import load_yaml
 
 
@@ -49,6 +52,9 @@ class DataConfig(BaseModel):
     manifest: str = Field(description="Name in data_manifests/, or path of a manifest.")
     root: Path | None = Field(default=None, description="Data folder; --data-root comes first.")
     fold: int = Field(default=0, ge=0, description="Validation fold of the manifest; the other folds train.")
+    store: Path | None = Field(
+        default=None, description="Folder of the preprocessed cases; in the run folder if unset."
+    )
 
 
 class OptimizerConfig(BaseModel):
@@ -60,7 +66,10 @@ class OptimizerConfig(BaseModel):
     learning_rate: float = Field(default=1e-3, gt=0, description="The highest one, after the warm-up.")
     weight_decay: float = Field(default=1e-2, ge=0, description="Decoupled for AdamW.")
     momentum: float = Field(default=0.99, ge=0, lt=1, description="Of SGD.")
-    schedule: Literal["cosine", "poly"] = Field(default="cosine", description="Fall of the learning rate.")
+    schedule: Literal["cosine", "poly", "one_cycle"] = Field(
+        default="cosine",
+        description="Of the learning rate; one_cycle turns the momentum too, and has its own warm-up.",
+    )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the training that the rate rises in.")
     clip_norm: float | None = Field(default=12.0, gt=0, description="Largest norm of the gradient.")
 
@@ -71,13 +80,41 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     patch_size: tuple[int, ...] = Field(description="Voxels along R, A, S; two numbers make a 2-D network.")
-    batch_size: int = Field(default=2, ge=1, description="Patches a step.")
+    batch_size: int = Field(default=2, ge=1, description="Patches a step, on all GPUs together.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Parts of a batch that go through the network one after the other, to save memory.",
+    )
     epochs: int = Field(default=100, ge=1, description="Number of epochs, unless --budget is given.")
     steps_per_epoch: int = Field(default=100, ge=1, description="Optimizer steps an epoch.")
     foreground_share: float = Field(default=0.33, ge=0, le=1, description="Share of patches centred on a label.")
+    channel_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Probability of each channel to be withheld from a patch, with preprocessing.channel_flags.",
+    )
     validate_every: int = Field(default=5, ge=1, description="Epochs between validations.")
     seed: int = Field(default=0, ge=0, description="Of every random draw.")
     precision: Precision = Field(default="auto", description="bf16 or fp16 on CUDA, fp32 on the CPU by default.")
+    channels_last: bool = Field(default=True, description="Memory order of the features; the plan measures both.")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile; auto: on CUDA. What cannot be compiled runs as it is."
+    )
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Validate and save the running mean of the weights, of this decay a step.",
+    )
+    most_skipped: int = Field(
+        default=10, ge=1, description="Steps in a row whose loss is not finite before the training stops."
+    )
+    store_dtype: StoreDtype = Field(default="float16", description="Of the stored images: float16 or float32.")
+    track: Literal["tensorboard", "mlflow"] = Field(
+        default="tensorboard", description="Where figures go beside metrics.jsonl."
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     augmentation: Augmentation = Augmentation()
 
@@ -88,6 +125,12 @@ class TrainingConfig(BaseModel):
             raise ValueError("two or three sizes of at least 4 voxels are needed")
         return value
 
+    @model_validator(mode="after")
+    def _whole_parts(self) -> TrainingConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be divisible by accumulate {self.accumulate}")
+        return self
+
 
 class ExperimentConfig(BaseModel):
     """One training experiment, complete in one file."""
@@ -97,6 +140,7 @@ class ExperimentConfig(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Name of the run folder and of the model.")
     description: str = Field(default="", description="One or two sentences for people.")
     data: DataConfig
+    init_from: InitFrom | None = Field(default=None, description="Begin with the weights of a model package.")
     preprocessing: Preprocessing
     network: NetworkFields = Field(description="Name of the network and its own fields; see medseg list.")
     loss: LossFields = Field(description="Name of the loss and its own fields; see medseg list.")
@@ -112,6 +156,8 @@ class ExperimentConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> ExperimentConfig:
         dims = self.spatial_dims
+        if self.training.channel_dropout and not self.preprocessing.channel_flags:
+            raise ValueError("training.channel_dropout needs preprocessing.channel_flags: true")
         for where, axes in (
             ("inference.mirror_axes", self.inference.mirror_axes),
             ("training.augmentation.flip_axes", self.training.augmentation.flip_axes),
@@ -172,8 +218,8 @@ class ExperimentConfig(BaseModel):
         """Return how to build the network for a data set's channels and classes.
 
         Args:
-            in_channels: Image channels.
-            num_classes: Output channels, background included.
+            in_channels: Image channels, without flags.
+            num_classes: Output channels; see `medseg.regions.LabelScheme.outputs`.
             spacing_mm: Along R, A, S, of the images that the network will see; None where it is not known yet.
         """
         fields = self.network.model_dump(exclude={"weights"})
@@ -182,7 +228,7 @@ class ExperimentConfig(BaseModel):
         return NetworkSpec(
             name=fields.pop("name"),
             spatial_dims=self.spatial_dims,
-            in_channels=in_channels,
+            in_channels=self.preprocessing.network_channels(in_channels),
             num_classes=num_classes,
             fields=fields,
         )
@@ -192,13 +238,18 @@ class ExperimentConfig(BaseModel):
         return cast(Pretrained, getattr(self.network, "weights", None))
 
     def build_loss(
-        self, spacing_mm: Sequence[float] | None, output_strides: Sequence[Sequence[int]] = ()
+        self,
+        spacing_mm: Sequence[float] | None,
+        output_strides: Sequence[Sequence[int]] = (),
+        *,
+        scheme: LabelScheme | None = None,
     ) -> nn.Module:
         """Build the loss, for logits at one resolution or at several.
 
         Args:
             spacing_mm: Along R, A, S, of the images that the network will see; None where it is not known yet.
             output_strides: Of the network's logits, where it gives several.
+            scheme: Regions, which have a logit each, and voxels to ignore; labels of which all count by default.
 
         Raises:
             UsageError: A value is out of its range, or a window too small for the spacing.
@@ -209,6 +260,10 @@ class ExperimentConfig(BaseModel):
         fields = self.loss.model_dump()
         if fields.get("spacing_mm", ()) is None:
             fields["spacing_mm"] = self._of_axes(spacing_mm)
+        if scheme and scheme.ignore_index is not None:
+            fields["ignore_index"] = scheme.ignore_index
+        if scheme and scheme.regions:
+            return DeepSupervision(build_region_loss(**fields, members=scheme.members), output_strides)
         return DeepSupervision(build_loss(**fields), output_strides)
 
     def _of_axes(self, spacing_mm: Sequence[float] | None) -> tuple[float, ...] | None:

@@ -60,12 +60,15 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return context
 
 
-def place(network: nn.Module, device: torch.device, spatial_dims: int) -> nn.Module:
-    """Move a network to a device, its weights channels-last."""
-    placed: nn.Module = network.to(device=device, memory_format=memory_format(spatial_dims))  # type: ignore[call-overload]
+def place(network: nn.Module, device: torch.device, spatial_dims: int, *, channels_last: bool = True) -> nn.Module:
+    """Move a network to a device, its weights in the memory format."""
+    order = memory_format(spatial_dims, channels_last=channels_last)
+    placed: nn.Module = network.to(device=device, memory_format=order)  # type: ignore[call-overload]
     return placed
 
 
-def memory_format(spatial_dims: int) -> torch.memory_format:
-    """Return the channels-last format, which convolutions run faster in on CPUs and on tensor cores."""
+def memory_format(spatial_dims: int, *, channels_last: bool = True) -> torch.memory_format:
+    """Return the memory format of features: channels-last, in which most convolutions are faster, or not."""
+    if not channels_last:
+        return torch.contiguous_format
     return torch.channels_last_3d if spatial_dims == 3 else torch.channels_last

@@ -23,6 +23,8 @@ from medseg.evaluation import Evaluation, Failure, Row
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.metrics import BOTH_EMPTY, DEFAULT_TOLERANCE_MM, LabelMetrics, all_label_metrics
 from medseg.nifti import case_name, is_nifti, read_nifti
+from medseg.regions import LabelScheme
+from medseg.scores import metrics_of
 from medseg.volume import Volume, require_same_grid, smallest_unsigned
 
 __all__ = ["Evaluation", "evaluate"]
@@ -53,7 +55,7 @@ class _Measured:
 def evaluate(
     predictions: Path,
     references: Path,
-    labels: LabelSet | None = None,
+    labels: LabelSet | LabelScheme | None = None,
     *,
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
     workers: int | None = None,
@@ -64,7 +66,9 @@ def evaluate(
     Args:
         predictions: A NIfTI file, or a folder of them.
         references: A NIfTI file, or a folder of files that bear the names of their predictions.
-        labels: What to measure; by default the values found in the references, named ``label_<value>``.
+        labels: What to measure; by default the values found in the references, named ``label_<value>``. Regions
+            are measured in place of labels, and stand in the rows under the value that they are painted with;
+            voxels that nobody judged are taken as background in both files.
         tolerance_mm: Distance within which a border voxel counts as right in the surface Dice.
         workers: Cases compared at the same time; by default one for each core, at most four.
         progress: Called with the number of cases done and of all, at the start and after each case.
@@ -75,13 +79,14 @@ def evaluate(
     """
     cases, failures, without_reference = _match(predictions, references)
     measured: list[_Measured] = []
-    for outcome in _measure_all(cases, labels, tolerance_mm, workers, progress):
+    scheme = LabelScheme(labels) if isinstance(labels, LabelSet) else labels
+    for outcome in _measure_all(cases, scheme, tolerance_mm, workers, progress):
         if isinstance(outcome, Failure):
             failures.append(outcome)
         else:
             measured.append(outcome)
     measured.sort(key=lambda item: item.case)
-    names = _names(labels, measured, references)
+    names = _names(scheme, measured, references)
     return Evaluation(
         rows=tuple(
             Row(item.case, label, name, item.metrics.get(label, BOTH_EMPTY))
@@ -91,7 +96,7 @@ def evaluate(
         failures=tuple(sorted(failures, key=lambda failure: failure.case)),
         tolerance_mm=tolerance_mm,
         without_reference=without_reference,
-        unlisted=_unlisted(names, measured),
+        unlisted=_unlisted(scheme, names, measured),
     )
 
 
@@ -140,7 +145,7 @@ def _files_by_case(folder: Path) -> dict[str, Path]:
 
 def _measure_all(
     cases: list[_Case],
-    labels: LabelSet | None,
+    scheme: LabelScheme | None,
     tolerance_mm: float,
     workers: int | None,
     progress: Progress | None,
@@ -154,7 +159,7 @@ def _measure_all(
     report(0, len(cases))
     count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
     with ThreadPoolExecutor(max_workers=count) as pool:
-        futures = [pool.submit(_measure_or_fail, case, labels, tolerance_mm) for case in cases]
+        futures = [pool.submit(_measure_or_fail, case, scheme, tolerance_mm) for case in cases]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 yield future.result()
@@ -163,14 +168,14 @@ def _measure_all(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _measure_or_fail(case: _Case, labels: LabelSet | None, tolerance_mm: float) -> _Measured | Failure:
+def _measure_or_fail(case: _Case, scheme: LabelScheme | None, tolerance_mm: float) -> _Measured | Failure:
     try:
-        return _measure(case, labels, tolerance_mm)
+        return _measure(case, scheme, tolerance_mm)
     except InputError as error:
         return Failure(case.name, str(error), error.code)
 
 
-def _measure(case: _Case, labels: LabelSet | None, tolerance_mm: float) -> _Measured:
+def _measure(case: _Case, scheme: LabelScheme | None, tolerance_mm: float) -> _Measured:
     """Measure the labels of one case: the ones asked for, or every value of the two files.
 
     Raises:
@@ -179,9 +184,14 @@ def _measure(case: _Case, labels: LabelSet | None, tolerance_mm: float) -> _Meas
     prediction, reference = read_nifti(case.prediction), read_nifti(case.reference)
     _check_grids(case, prediction, reference)
     predicted, wanted = _label_array(prediction), _label_array(reference)
+    if scheme:
+        predicted, wanted = scheme.judged(predicted, wanted)
     values = _values_in(predicted), _values_in(wanted)
-    indices = labels.indices if labels else sorted(values[0] | values[1])
-    metrics = all_label_metrics(predicted, wanted, indices, reference.spacing_mm, tolerance_mm)
+    if scheme:
+        metrics = metrics_of(predicted, wanted, scheme, reference.spacing_mm, tolerance_mm)
+    else:
+        every = sorted(values[0] | values[1])
+        metrics = all_label_metrics(predicted, wanted, every, reference.spacing_mm, tolerance_mm)
     return _Measured(case.name, metrics, *values)
 
 
@@ -226,10 +236,10 @@ def _values_in(labels: LabelArray) -> frozenset[int]:
     return frozenset(int(value) for value in np.flatnonzero(seen)) - {BACKGROUND}
 
 
-def _names(labels: LabelSet | None, measured: list[_Measured], references: Path) -> dict[int, str]:
+def _names(scheme: LabelScheme | None, measured: list[_Measured], references: Path) -> dict[int, str]:
     """Return {label value: name} of what is reported."""
-    if labels:
-        return {label.index: label.name for label in labels}
+    if scheme:
+        return scheme.names
     values = sorted(frozenset[int]().union(*(item.reference_values for item in measured)))
     if measured and not values:
         raise UsageError(
@@ -241,6 +251,7 @@ def _names(labels: LabelSet | None, measured: list[_Measured], references: Path)
     return {value: f"label_{value}" for value in values}
 
 
-def _unlisted(names: dict[int, str], measured: list[_Measured]) -> dict[int, int]:
+def _unlisted(scheme: LabelScheme | None, names: dict[int, str], measured: list[_Measured]) -> dict[int, int]:
     found = Counter(value for item in measured for value in item.prediction_values | item.reference_values)
-    return {value: count for value, count in sorted(found.items()) if value not in names}
+    listed = {value for values in scheme.targets.values() for value in values} if scheme else set(names)
+    return {value: count for value, count in sorted(found.items()) if value not in listed}

@@ -1,15 +1,16 @@
-"""`Evaluation`: the figures of every case and label, the cases that failed, the means, and all of it as CSV."""
+"""`Evaluation`: the figures of every case and label, the cases that failed, the means; written and read as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
+from medseg.errors import UsageError
 from medseg.files import write_text
 from medseg.metrics import LabelMetrics
 
@@ -112,6 +113,11 @@ class Evaluation:
         """Mean over the labels of their mean Dice, without background; NaN where nothing was measured."""
         return _mean(label.dice for label in self.summary)
 
+    @property
+    def mean_surface_dice(self) -> float:
+        """Mean over the labels of their mean surface Dice; NaN where nothing was measured."""
+        return _mean(label.surface_dice for label in self.summary)
+
     def write_csv(self, path: Path) -> None:
         """Write a line for each row and each failure, atomically, under the header `CSV_COLUMNS`.
 
@@ -130,6 +136,50 @@ class Evaluation:
             blanks = [""] * (2 + len(METRIC_COLUMNS))
             table.writerow([failure.case, *blanks, self.tolerance_mm, failure.reason])
         write_text(path, stream.getvalue())
+
+
+def pooled(parts: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluation of all cases of several ones, such as those of the folds of a cross-validation.
+
+    Args:
+        parts: At least one; of different cases, at one tolerance.
+    """
+    return Evaluation(
+        rows=tuple(row for part in parts for row in part.rows),
+        failures=tuple(failure for part in parts for failure in part.failures),
+        tolerance_mm=parts[0].tolerance_mm,
+    )
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read a table that `Evaluation.write_csv` has written.
+
+    Returns:
+        The rows in the order of the table, the figures with the six decimals that it has.
+
+    Raises:
+        UsageError: The file is not there, or is no such table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            lines = list(csv.DictReader(stream, strict=True))
+        rows = tuple(_row(line) for line in lines if not line["error"])
+        failures = tuple(Failure(line["case"], line["error"], "") for line in lines if line["error"])
+        (tolerance_mm,) = {float(line["tolerance_mm"]) for line in lines}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise UsageError(
+            path,
+            expected="a table of cases and labels with one tolerance",
+            found="no such file" if missing else f"{type(error).__name__}: {error}",
+            remedy="make it again with medseg evaluate --csv or medseg train",
+        ) from error
+    return Evaluation(rows, failures, tolerance_mm)
+
+
+def _row(line: dict[str, str]) -> Row:
+    metrics = LabelMetrics(*(float(line[column]) for column in METRIC_COLUMNS))
+    return Row(line["case"], int(line["label"]), line["name"], metrics)
 
 
 def _summarize(label: int, name: str, found: list[LabelMetrics]) -> LabelSummary:

@@ -1,12 +1,14 @@
 """Logits -> label map on the image's own grid, slab by slab.
 
-Logits are interpolated to the native grid and the largest one wins there. One slab of them is kept at a time, so
+Logits are interpolated to the native grid; there the largest one wins, or, where they are of regions, the last that
+is above 0. One slab of them is kept at a time, so
 that memory does not grow with classes times volume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +22,7 @@ from medseg.tiles import Advance, Shape, Slab
 from medseg.volume import Grid
 
 LabelArray = NDArray[np.unsignedinteger[Any]]
+Choose = Callable[[Tensor], NDArray[np.integer[Any]]]
 
 _CHUNK_BYTES = 256 << 20
 _INSIDE_TOLERANCE = 1e-4
@@ -38,18 +41,21 @@ def label_on_grid(
     native: Grid,
     values: LabelArray,
     advance: Advance | None = None,
+    *,
+    choose: Choose | None = None,
 ) -> LabelArray:
     """Segment a prepared image and label every voxel of the native grid.
 
-    Logits are interpolated to the native grid first, then the largest one wins; the lowest index on a tie. Voxels
-    outside the prepared image are background.
+    Logits are interpolated to the native grid first, then one is chosen. Voxels outside the prepared image are
+    background.
 
     Args:
         engine: The network and its window.
         prepared: The image as the network sees it.
         native: The grid of the input.
-        values: Label value of each channel.
+        values: Label value of each index that is chosen.
         advance: Called with (tiles done, tiles in all).
+        choose: Which index logits (K, *shape) give: `winners`, which is the default, or `last_regions`.
 
     Returns:
         Label values of the native shape, i fastest in memory.
@@ -57,10 +63,11 @@ def label_on_grid(
     grids = GridMap(prepared.grid, native)
     labels = np.zeros(native.shape, dtype=values.dtype, order="F")
     slabs = engine.slabs(prepared.image, advance)
+    label = _Label(values, choose or winners)
     if grids.target_axes is None:
-        _label_sampled(slabs, grids, values, labels)
+        _label_sampled(slabs, grids, label, labels)
     else:
-        _label_separable(slabs, grids, grids.target_axes, values, labels)
+        _label_separable(slabs, grids, grids.target_axes, label, labels)
     return labels
 
 
@@ -84,11 +91,41 @@ def winners(logits: Tensor) -> NDArray[np.integer[Any]]:
     return index.cpu().numpy()
 
 
+def last_regions(logits: Tensor) -> NDArray[np.integer[Any]]:
+    """Return 1 + the last region whose probability is above one half, 0 where there is none.
+
+    Args:
+        logits: (R, *shape), one a region; the probability is their sigmoid.
+
+    Returns:
+        Indices of the shape.
+
+    Source: The order of painting is that of nnU-Net's ``regions_class_order``.
+    """
+    dtype = torch.uint8 if len(logits) < 256 else torch.int16
+    index = torch.zeros(logits.shape[1:], dtype=dtype, device=logits.device)
+    for region in range(len(logits)):
+        index.masked_fill_(logits[region] > 0, region + 1)
+    return index.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Label:
+    """Logits (K, *shape) -> label values of the shape."""
+
+    values: LabelArray
+    choose: Choose
+
+    def __call__(self, logits: Tensor) -> LabelArray:
+        labels: LabelArray = self.values[self.choose(logits)]
+        return labels
+
+
 def _label_separable(
     slabs: Iterator[Slab],
     grids: GridMap,
     target_axes: Shape,
-    values: LabelArray,
+    label: _Label,
     labels: LabelArray,
 ) -> None:
     coordinates = [grids.coordinates(axis) for axis in range(3)]
@@ -105,10 +142,10 @@ def _label_separable(
             local = coordinates[2][chosen] - slab.start
             logits = resample_axes(slab.logits, [*across, local])
             place = tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in (*inside[:2], chosen))
-            by_source[place] = values[winners(logits)]
+            by_source[place] = label(logits)
 
 
-def _label_sampled(slabs: Iterator[Slab], grids: GridMap, values: LabelArray, labels: LabelArray) -> None:
+def _label_sampled(slabs: Iterator[Slab], grids: GridMap, label: _Label, labels: LabelArray) -> None:
     """Label a grid that is rotated or sheared against the network's, each voxel from the slab that it lies in."""
     size = np.array(grids.source.shape)
     for slab in _overlapping(slabs):
@@ -119,7 +156,7 @@ def _label_sampled(slabs: Iterator[Slab], grids: GridMap, values: LabelArray, la
             mine &= ((source >= -0.5 - _INSIDE_TOLERANCE) & (source <= size - 0.5 + _INSIDE_TOLERANCE)).all(axis=-1)
             if mine.any():
                 logits = sample_points(slab.logits, source[mine] - (0, 0, slab.start))  # (K, n)
-                labels[:, :, k][mine] = values[winners(logits)]
+                labels[:, :, k][mine] = label(logits)
 
 
 def _touched_planes(grids: GridMap, start: int, end: int) -> list[int]:

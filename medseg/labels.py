@@ -104,9 +104,38 @@ class LabelSet(RootModel[tuple[Label, ...]]):
         """Label value of each network output channel: background first, then the labels by index."""
         return np.array((BACKGROUND, *self.indices), dtype=smallest_unsigned(self.largest))
 
-    def unknown_values(self, array: NDArray[np.generic]) -> list[float]:
-        """Return the values of a label array that are neither background nor in the set."""
-        return [float(v) for v in np.unique(array) if v not in (BACKGROUND, *self.indices)]
+    def unknown_values(self, array: NDArray[np.generic], ignore_value: int | None = None) -> list[float]:
+        """Return the values of a label array that are neither background, nor in the set, nor to be ignored."""
+        return [float(v) for v in np.unique(array) if v not in (BACKGROUND, *self.indices, ignore_value)]
+
+    def class_indices(
+        self, array: NDArray[Any], ignore_value: int | None = None
+    ) -> NDArray[np.unsignedinteger[Any]]:
+        """Turn label values, all of them known, into class indices.
+
+        Args:
+            array: Label values.
+            ignore_value: Value of the voxels that nobody judged.
+
+        Returns:
+            0 for background, 1 to K for the labels by index, K + 1 for what is ignored.
+        """
+        classes = np.searchsorted(self.channel_values, array)
+        if ignore_value is not None:
+            classes[array == ignore_value] = self.ignore_index
+        return classes.astype(smallest_unsigned(self.ignore_index))
+
+    @property
+    def ignore_index(self) -> int:
+        """Class index of the voxels that nobody judged: K + 1, after the background and the K labels."""
+        return len(self) + 1
+
+    def class_values(self, ignore_value: int | None = None) -> NDArray[np.unsignedinteger[Any]]:
+        """Return the label value of each class index, the inverse of `class_indices`."""
+        if ignore_value is None:
+            return self.channel_values
+        values = (BACKGROUND, *self.indices, ignore_value)
+        return np.array(values, dtype=smallest_unsigned(max(values)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 A package is a folder::
 
     model.json                           the fields of `ModelPackage`
-    weights/fold_0-1a2b3c4d.safetensors  one file a fold, named by its SHA-256, which is in model.json
+    weights/fold_0-1a2b3c4d.safetensors  one file a network, named by its SHA-256, which is in model.json
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from medseg.labels import LabelSet
 from medseg.networks import NETWORKS, build_network
 from medseg.networks.weights import Pretrained
 from medseg.postprocess import Postprocessing
+from medseg.provenance import Provenance
+from medseg.regions import LabelScheme, Region, complete_regions, region_problems
 from medseg.tensorfile import save_tensors_by_hash
 from medseg.tiles import SlidingWindow
 
@@ -43,7 +45,7 @@ class NetworkSpec(BaseModel):
     name: str
     spatial_dims: Literal[2, 3]
     in_channels: int = Field(ge=1)
-    num_classes: int = Field(ge=2)
+    num_classes: int = Field(ge=1)
     fields: dict[str, Any] = Field(
         default_factory=dict, description="The network's arguments, but for pretrained weights."
     )
@@ -62,6 +64,11 @@ class NetworkSpec(BaseModel):
     def slices(self) -> int:
         """Neighbouring slices that a 2-D network sees as channels."""
         return int(self.fields["slices"])
+
+    @property
+    def interface(self) -> tuple[int, int, int, int]:
+        """What networks that are averaged share: dimensions, channels, classes and slices."""
+        return self.spatial_dims, self.in_channels, self.num_classes, self.slices
 
     def build(self, weights: Pretrained = None) -> nn.Module:
         """Build the network, with fresh weights or with an encoder that is pretrained.
@@ -89,21 +96,6 @@ class NetworkSpec(BaseModel):
             return self.build()
 
 
-class Provenance(BaseModel):
-    """Where a model comes from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    medseg_version: str
-    created: str = Field(description="UTC, ISO 8601.")
-    dataset: str
-    config_sha256: str
-    data_sha256: str = Field(description="Of the training cases' ids, checksums and label values.")
-    fold: int
-    training_cases: int
-    validation_dice: dict[str, float | None] = Field(description="Mean over validation cases, by label name.")
-
-
 class ModelPackage(BaseModel):
     """Everything about a model but the numbers of its weights."""
 
@@ -113,7 +105,14 @@ class ModelPackage(BaseModel):
     name: str = Field(min_length=1)
     modalities: tuple[str, ...] = Field(min_length=1, description="DICOM modality of each channel.")
     network: NetworkSpec
+    networks: dict[str, NetworkSpec] = Field(
+        default_factory=dict, description="{file of weights: its network}, where that is not `network`."
+    )
     labels: LabelSet
+    regions: tuple[Region, ...] = Field(
+        default=(), description="What the network's outputs are, in the order of painting, where not the labels."
+    )
+    ignore_value: int | None = Field(default=None, description="Value of voxels that nobody judged, in references.")
     preprocessing: Preprocessing
     inference: SlidingWindow
     postprocessing: Postprocessing = Postprocessing()
@@ -124,19 +123,33 @@ class ModelPackage(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> ModelPackage:
         network, dims = self.network, self.network.spatial_dims
-        if network.num_classes != len(self.labels) + 1:
+        for _, _, problem in region_problems(self.regions, self.labels):
+            raise ValueError(f"regions: {problem}")
+        outputs = len(self.regions) or len(self.labels) + 1
+        if network.num_classes != outputs:
+            meant = f"{outputs} regions" if self.regions else f"{len(self.labels)} labels and background"
+            raise ValueError(f"network.num_classes {network.num_classes} for {meant}")
+        if network.in_channels != self.preprocessing.network_channels(len(self.modalities)):
+            flags = " and their flags" if self.preprocessing.channel_flags else ""
             raise ValueError(
-                f"network.num_classes {network.num_classes} for {len(self.labels)} labels and background"
+                f"network.in_channels {network.in_channels} for {len(self.modalities)} modalities{flags}"
             )
-        if network.in_channels != len(self.modalities):
-            raise ValueError(f"network.in_channels {network.in_channels} for {len(self.modalities)} modalities")
-        self.preprocessing.for_channels(network.in_channels)
+        self.preprocessing.for_channels(len(self.modalities))
         tile, mirrored = self.inference.tile_size, self.inference.mirror_axes
         if tile is None or len(tile) != dims:
             raise ValueError(f"inference.tile_size {tile} must have {dims} sizes")
         if any(not 0 <= axis < dims for axis in mirrored):
             raise ValueError(f"inference.mirror_axes {list(mirrored)} must lie in 0..{dims - 1}")
+        if unlike := [file for file, spec in self.networks.items() if spec.interface != network.interface]:
+            raise ValueError(f"networks.{unlike[0]} has another input or output than network")
+        if unknown := set(self.postprocessing.keep_largest) - {label.name for label in self.labels}:
+            raise ValueError(f"postprocessing.keep_largest: no label is named {', '.join(sorted(unknown))}")
         return self
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """What the network learns and is measured by."""
+        return LabelScheme(self.labels, complete_regions(self.regions), self.ignore_value)
 
     def save(self, folder: Path, weights: dict[str, dict[str, Tensor]]) -> ModelPackage:
         """Write the package; the weights first, then model.json, each atomically; then delete earlier weights.
@@ -156,12 +169,20 @@ class ModelPackage(BaseModel):
         place = folder / WEIGHTS_FOLDER
         checksums = dict(save_tensors_by_hash(place, name, state) for name, state in weights.items())
         package = self.model_copy(update={"weights_sha256": checksums})
-        write_text(folder / MODEL_FILE, package.model_dump_json(indent=1) + "\n")
-        for file in place.glob("*.safetensors"):
-            if file.name not in checksums:
+        package.describe(folder)
+        return package
+
+    def describe(self, folder: Path) -> None:
+        """Write model.json beside weights that are there already; then delete weights that it does not name.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        write_text(folder / MODEL_FILE, self.model_dump_json(indent=1) + "\n")
+        for file in (folder / WEIGHTS_FOLDER).glob("*.safetensors"):
+            if file.name not in self.weights_sha256:
                 with suppress(OSError):  # weights that nothing names do no harm
                     file.unlink()
-        return package
 
 
 def find_package(path: Path) -> Path:
@@ -210,17 +231,25 @@ def load_package(path: Path) -> ModelPackage:
 
 
 def load_networks(path: Path, package: ModelPackage) -> list[nn.Module]:
-    """Build the network of each fold with its weights, their checksums verified.
+    """Build each network with its weights, their checksums verified.
 
     Raises:
         ModelError: A file of weights is missing, cannot be read, differs from its checksum, or does not fit the
             network.
     """
     folder = find_package(path) / WEIGHTS_FOLDER
-    return [_load_network(folder / name, checksum, package) for name, checksum in package.weights_sha256.items()]
+    return [
+        _load_network(folder / name, checksum, package.networks.get(name, package.network))
+        for name, checksum in package.weights_sha256.items()
+    ]
 
 
-def _load_network(file: Path, checksum: str, package: ModelPackage) -> nn.Module:
+def check_weights(file: Path, checksum: str) -> None:
+    """Refuse a file of weights that is not there, or that is not the one of a SHA-256.
+
+    Raises:
+        ModelError: It is missing, cannot be read, or differs.
+    """
     try:
         found = sha256_of(file)
     except OSError as error:
@@ -232,9 +261,13 @@ def _load_network(file: Path, checksum: str, package: ModelPackage) -> nn.Module
             found=f"{found[:12]}…: the weights were changed or damaged",
             remedy="copy the model again",
         )
+
+
+def _load_network(file: Path, checksum: str, spec: NetworkSpec) -> nn.Module:
+    check_weights(file, checksum)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what training was warned of
-        network = package.network.build()
+        network = spec.build()
     try:
         network.load_state_dict(safetensors.torch.load_file(file))
     except OSError as error:
@@ -242,7 +275,7 @@ def _load_network(file: Path, checksum: str, package: ModelPackage) -> nn.Module
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ModelError(
             file,
-            expected=f"the weights of network '{package.network.name}'",
+            expected=f"the weights of network '{spec.name}'",
             found=str(error).splitlines()[0],
             remedy="copy the model again",
         ) from error

@@ -23,19 +23,31 @@ class RefinedEngine:
         engine: The sliding window.
         crf: Kernels and number of updates.
         spacing_mm: Of the image.
+        regions: Each logit is one of a region, refined against its outside; else all are of one choice.
     """
 
     engine: TileEngine
     crf: CRF
     spacing_mm: Sequence[float]
+    regions: bool = False
 
     def slabs(self, image: Tensor, advance: Advance | None = None) -> Iterator[Slab]:
-        """Yield one slab: the logarithms of the refined probabilities of the whole image.
+        """Yield one slab of the whole image: the logarithms of refined probabilities; of regions, their logits.
 
         Args:
             image: float32 (C, i, j, k).
             advance: Called with (tiles done, tiles in all).
         """
         logits = torch.cat([slab.logits for slab in self.engine.slabs(image, advance)], dim=-1)  # (K, i, j, k)
-        refined = mean_field(logits.softmax(dim=0), image.to(logits.device), self.crf, self.spacing_mm)
-        yield Slab(0, refined.clamp_min_(torch.finfo(refined.dtype).tiny).log_())
+        image = image.to(logits.device)
+        if not self.regions:
+            yield Slab(0, self._refined(logits, image))
+            return
+        for region in logits:
+            outside, inside = self._refined(torch.stack((torch.zeros_like(region), region)), image)
+            region.copy_(inside - outside)
+        yield Slab(0, logits)
+
+    def _refined(self, logits: Tensor, image: Tensor) -> Tensor:
+        refined = mean_field(logits.softmax(dim=0), image, self.crf, self.spacing_mm)
+        return refined.clamp_min_(torch.finfo(refined.dtype).tiny).log_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Study:
     Attributes:
         source: What the user named: a NIfTI file, or where DICOM lies.
         files: NIfTI files, one a channel; empty for DICOM.
+        present: Which channels the files are; empty where they are all.
         stack: The slices of a DICOM series.
         problem: Why it cannot be segmented, where that is known before anything is read.
     """
@@ -36,6 +38,7 @@ class Study:
     files: tuple[Path, ...] = ()
     stack: Stack | None = None
     problem: InputError | None = None
+    present: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class Segmentation:
     findings: tuple[Finding, ...]
 
 
-def nifti_study(files: tuple[Path, ...]) -> Study:
-    """Return the study of NIfTI files, one a channel."""
-    return Study(files[0], files)
+def nifti_study(files: tuple[Path, ...], present: tuple[bool, ...] = ()) -> Study:
+    """Return the study of NIfTI files, one a channel; `present` says which channels they are, all by default."""
+    return Study(files[0], files, present=present)
 
 
 def dicom_studies(
@@ -120,8 +123,8 @@ def _ambiguous(path: Path, decisions: Sequence[Decision]) -> DicomError:
     )
 
 
-def read_study(study: Study) -> list[Volume]:
-    """Read the images of a study, one a channel.
+def read_study(study: Study) -> list[Volume | None]:
+    """Read the images of a study, one a channel, None for one that is missing.
 
     Raises:
         InputError: A file or series cannot be read right.
@@ -130,7 +133,8 @@ def read_study(study: Study) -> list[Volume]:
         raise study.problem
     if study.stack:
         return [read_stack(study.stack)]
-    return [read_nifti(file) for file in study.files]
+    files = iter(study.files)
+    return [read_nifti(next(files)) if there else None for there in study.present or [True] * len(study.files)]
 
 
 def output_name(study: Study, images: list[Volume]) -> str:
@@ -145,7 +149,7 @@ def study_name(study: Study) -> str:
     if not study.files:
         return f"series {study.stack.series.name}" if study.stack else study.source.name
     name = case_name(study.files[0])
-    return name.removesuffix("_0000") if len(study.files) > 1 else name
+    return re.sub(r"_\d{4}$", "", name) if len(study.files) > 1 or study.present else name
 
 
 def segment_study(
@@ -171,7 +175,8 @@ def segment_study(
         StorageError: The label map cannot be written.
     """
     images = read_study(study)
-    target = output if is_nifti(output) else output / output_name(study, images)
+    given = [image for image in images if image is not None]
+    target = output if is_nifti(output) else output / output_name(study, given)
     if target in taken:
         raise InputError(
             study.source,
@@ -182,4 +187,4 @@ def segment_study(
     labels = segmenter.segment(images, advance)
     write_nifti(target, labels)
     volumes = {label.name: labels.volume_ml(label) for label in labels.labels}
-    return Segmentation(target, volumes, tuple(f for image in images for f in image.findings))
+    return Segmentation(target, volumes, tuple(f for image in given for f in image.findings))

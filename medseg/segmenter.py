@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from medseg.data.channels import present_volumes, with_flags
 from medseg.data.transforms import Prepared, build_transforms, prepare
 from medseg.device import Precision, autocast, memory_format, pick_device, place
 from medseg.errors import InputError, ModelError
-from medseg.inference import Engine, LabelArray, label_on_grid
+from medseg.inference import Engine, LabelArray, label_on_grid, last_regions, winners
 from medseg.labels import LabelMap
 from medseg.model import ModelPackage, load_networks, load_package
 from medseg.refinement import RefinedEngine
@@ -26,7 +28,7 @@ class Segmenter:
 
     Args:
         package: What the model is.
-        networks: One a fold; their logits are averaged.
+        networks: One or several; their logits are averaged.
         device: Where to compute.
         precision: Of the network; ``auto`` is bf16 or fp16 on CUDA and fp32 on the CPU.
         window: Overrides the package's own tile batch, overlap and mirroring.
@@ -47,31 +49,35 @@ class Segmenter:
         self.window = window or package.inference
         dims = package.network.spatial_dims
         self.networks = [place(network, device, dims) for network in networks]
-        self._transforms = build_transforms(package.preprocessing, package.network.in_channels)
+        self._transforms = build_transforms(package.preprocessing, len(package.modalities))
 
-    def segment(self, image: Volume | Sequence[Volume], advance: Advance | None = None) -> LabelMap:
+    def segment(self, image: Volume | Sequence[Volume | None], advance: Advance | None = None) -> LabelMap:
         """Segment one image.
 
         Args:
-            image: A volume, or one volume a channel, all on the same grid.
+            image: A volume, or one volume a channel, all on the same grid; None for a channel that is missing,
+                where the model was trained for that.
             advance: Called with (tiles done, tiles in all).
 
         Returns:
             The label map on the image's own grid.
 
         Raises:
-            InputError: The number of channels or the modality is not the model's.
+            InputError: The number of channels or the modality is not the model's, or a channel is missing that
+                the model needs.
             GridError: The channels do not share one grid.
         """
         images = [image] if isinstance(image, Volume) else list(image)
         self._check(images)
-        native = images[0].grid
+        first = present_volumes(images)[0]
+        native = first.grid
         labels = self.segment_prepared(prepare(self._transforms, images), native, advance)
-        volume = Volume(labels, native.affine, source=images[0].source, findings=images[0].findings)
+        labels = self.package.postprocessing.clean(labels, self.package.labels)
+        volume = Volume(labels, native.affine, source=first.source, findings=first.findings)
         return LabelMap(volume, self.package.labels)
 
     def segment_prepared(self, prepared: Prepared, native: Grid, advance: Advance | None = None) -> LabelArray:
-        """Segment an image that is preprocessed already.
+        """Segment an image that is preprocessed already, without the largest component of labels.
 
         Args:
             prepared: The image as the network sees it.
@@ -85,15 +91,20 @@ class Segmenter:
             network.eval()
         with torch.inference_mode():
             return label_on_grid(
-                self._refined(self.engine(), prepared),
+                self._refined(self.engine(prepared.present), prepared),
                 prepared,
                 native,
-                self.package.labels.channel_values,
+                self.package.scheme.drawn_values,
                 advance,
+                choose=last_regions if self.package.regions else winners,
             )
 
-    def engine(self) -> TileEngine:
-        """Return the sliding window over the networks."""
+    def engine(self, present: Sequence[bool] | None = None) -> TileEngine:
+        """Return the sliding window over the networks.
+
+        Args:
+            present: Which channels the image has; all by default.
+        """
         size = self.window.tile_size or self.package.inference.tile_size
         if size is None:
             raise ModelError(
@@ -101,13 +112,18 @@ class Segmenter:
             )
         tile: Shape = (size[0], size[1], size[2] if len(size) == 3 else 1)
         network = self.package.network
-        return TileEngine(self._predict, tile, self.window, network.spatial_dims, network.slices, self.device)
+        predict = partial(self._predict, present=present)
+        return TileEngine(predict, tile, self.window, network.spatial_dims, network.slices, self.device)
 
     def _refined(self, engine: TileEngine, prepared: Prepared) -> Engine:
         crf = self.package.postprocessing.crf
-        return engine if crf is None else RefinedEngine(engine, crf, prepared.grid.spacing_mm)
+        regions = bool(self.package.regions)
+        return engine if crf is None else RefinedEngine(engine, crf, prepared.grid.spacing_mm, regions)
 
-    def _predict(self, tiles: Tensor) -> Tensor:
+    def _predict(self, tiles: Tensor, present: Sequence[bool] | None = None) -> Tensor:
+        if self.package.preprocessing.channel_flags:
+            flags = torch.tensor(present or [True] * len(self.package.modalities), device=tiles.device)
+            tiles = with_flags(tiles, flags.expand(len(tiles), -1))
         tiles = tiles.contiguous(memory_format=memory_format(self.package.network.spatial_dims))
         with autocast(self.precision, self.device):
             logits: Tensor = self.networks[0](tiles).float()
@@ -115,8 +131,9 @@ class Segmenter:
                 logits += network(tiles).float()
         return logits / len(self.networks)
 
-    def _check(self, images: Sequence[Volume]) -> None:
-        source = images[0].source if images else "input"
+    def _check(self, images: Sequence[Volume | None]) -> None:
+        given = [volume for volume in images if volume is not None]
+        source = given[0].source if given else "input"
         if len(images) != len(self.package.modalities):
             raise InputError(
                 source,
@@ -124,7 +141,14 @@ class Segmenter:
                 found=f"{len(images)} volume(s)",
                 remedy="give one volume for each channel of the model",
             )
-        if self.package.network.spatial_dims == 3 and min(images[0].grid.shape) == 1:
+        if not given or (len(given) < len(images) and not self.package.preprocessing.channel_flags):
+            raise InputError(
+                source,
+                expected="every channel that the model was trained on" if given else "at least one channel",
+                found=f"{len(given)} of {len(images)}",
+                remedy="give the missing ones, or train a model with preprocessing.channel_flags",
+            )
+        if self.package.network.spatial_dims == 3 and min(given[0].grid.shape) == 1:
             raise InputError(
                 source,
                 expected="a volume, as this 3-D model needs",
@@ -132,7 +156,7 @@ class Segmenter:
                 remedy="choose a 2-D model, or a series with more slices",
             )
         for volume, modality in zip(images, self.package.modalities, strict=True):
-            if modality != ANY_MODALITY and volume.modality not in (None, modality):
+            if volume is not None and modality != ANY_MODALITY and volume.modality not in (None, modality):
                 raise InputError(
                     volume.source,
                     expected=f"a {modality} image, as the model was trained on",

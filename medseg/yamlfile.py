@@ -42,10 +42,29 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         UsageError: The file cannot be read.
         ConfigError: It is not YAML, or it does not fit the model; names every problem with its line.
     """
+    return fit_tree(path, read_mapping(path), model)
+
+
+def read_mapping(path: Path) -> CommentedMap:
+    """Read a YAML file that holds keys and values; they remember their lines.
+
+    Raises:
+        UsageError: The file cannot be read.
+        ConfigError: It is not YAML, or holds something else.
+    """
     tree = read_tree(path)
     if not isinstance(tree, CommentedMap):
         found = "an empty file" if tree is None else "a list" if isinstance(tree, list) else "a single value"
         raise ConfigError(path, [f"{path}: expected keys and values, found {found}"])
+    return tree
+
+
+def fit_tree(path: Path, tree: CommentedMap, model: type[Model]) -> Model:
+    """Turn what a YAML file holds into a pydantic model.
+
+    Raises:
+        ConfigError: It does not fit the model; names every problem with its line.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:

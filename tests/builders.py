@@ -151,7 +151,7 @@ class Silent:
     def preparing(self, what, done, total) -> None:
         pass
 
-    def stepped(self, fraction, epoch, loss) -> None:
+    def stepped(self, fraction, epoch, loss, waiting) -> None:
         self.steps += 1
 
     def validated(self, epoch, dice, is_best) -> None:

@@ -7,6 +7,8 @@ import torch
 
 from medseg.config import load_config
 from medseg.errors import ConfigError, UsageError
+from medseg.labels import LabelSet
+from medseg.regions import LabelScheme, Region
 from medseg.shipped import Shelf, find_yaml
 from tests.builders import tiny_config
 
@@ -191,3 +193,27 @@ def test_pretrained_weights_are_of_training_not_of_the_model():
     config = changed(network={"name": "unet", "channels": (4, 8), "weights": weights})
     assert config.weights().file.name == "w.safetensors"
     assert "weights" not in config.network_spec(1, 3).fields
+
+
+def test_flags_of_channels_are_channels_of_the_network():
+    config = changed(preprocessing={"channel_flags": True}, training={"channel_dropout": 0.2})
+    assert config.network_spec(3, 2).in_channels == 6
+    assert changed().network_spec(3, 2).in_channels == 3
+
+
+def test_the_loss_of_a_scheme_is_that_of_its_regions_without_what_is_ignored():
+    labels = LabelSet.from_names({1: "rim", 4: "core"})
+    regions = (Region(name="whole", labels=(1, 4), paint=1), Region(name="core", labels=(4,), paint=4))
+    torch.manual_seed(0)
+    target = torch.randint(0, 4, (2, 6, 6, 6))  # class 3 is ignored
+    logits, judged = torch.randn(2, 2, 6, 6, 6), target != 3
+    loss = changed(loss={"name": "ce"}).build_loss(None, scheme=LabelScheme(labels, regions, 9))
+    expected = [
+        torch.nn.functional.binary_cross_entropy_with_logits(z[judged], truth[judged].float())
+        for z, truth in zip(logits.unbind(1), (target >= 1, target == 2), strict=True)
+    ]
+    torch.testing.assert_close(loss(logits, target), sum(expected) / 2)
+    plain = changed(loss={"name": "ce"}).build_loss(None, scheme=LabelScheme(labels, (), 9))
+    logits = torch.randn(2, 3, 6, 6, 6)
+    expected = torch.nn.functional.cross_entropy(logits, target, ignore_index=3)
+    torch.testing.assert_close(plain(logits, target), expected)

@@ -20,6 +20,7 @@ from medseg.evaluation import CSV_COLUMNS, Evaluation
 from medseg.labels import LabelSet
 from medseg.metrics import all_label_metrics
 from medseg.nifti import read_nifti, write_nifti
+from medseg.regions import LabelScheme, Region
 from medseg.volume import Volume
 
 SPACING_MM = (0.7, 1.3, 3.0)
@@ -81,6 +82,31 @@ def test_the_summary_follows_the_empty_rule(folders: tuple[Path, Path]) -> None:
     assert (spleen.hd95_mm, spleen.assd_mm) == (moved["hd95_mm"], moved["assd_mm"])
     assert spleen.volume_error_percent == pytest.approx(-50.0)
     assert result.mean_dice == pytest.approx((liver.dice + spleen.dice) / 2)
+
+
+def test_regions_are_measured_in_place_of_labels(folders: tuple[Path, Path]) -> None:
+    regions = (Region(name="both", labels=(1, 2), paint=1), Region(name="spleen", labels=(2,), paint=2))
+    result = evaluate(*folders, LabelScheme(ORGANS, regions))
+    moved, reference = label_array(1), label_array()
+    expected = all_label_metrics(
+        (moved > 0).astype(np.uint8), (reference > 0).astype(np.uint8), (1,), SPACING_MM, 1.0
+    )
+    assert figures(result, "c1", 1) == pytest.approx(vars(expected[1]), rel=1e-6)
+    assert [(summary.label, summary.name) for summary in result.summary] == [(1, "both"), (2, "spleen")]
+    assert figures(result, "c2", 2)["dice"] == 0.0
+    assert result.unlisted == {}
+
+
+def test_voxels_that_nobody_judged_do_not_count(folders: tuple[Path, Path]) -> None:
+    reference = label_array()
+    reference[:, :, 5:] = 9
+    store(folders[1] / "c1.nii", reference)
+    result = evaluate(*folders, LabelScheme(ORGANS, (), 9))
+    cut = [array * (np.arange(10) < 5) for array in (label_array(1), label_array())]
+    expected = all_label_metrics(*cut, (1, 2), SPACING_MM, 1.0)
+    for label in (1, 2):
+        assert figures(result, "c1", label) == pytest.approx(vars(expected[label]), rel=1e-6)
+    assert result.unlisted == {}
 
 
 def test_labels_default_to_the_values_of_the_references(folders: tuple[Path, Path]) -> None:
@@ -237,6 +263,19 @@ def test_the_command_prints_a_table_and_writes_the_csv(folders: tuple[Path, Path
     for part in ("liver", "at 2 mm", "HD95", "all labels", "scores.csv", "Not measured", "2 (in 2 case(s))"):
         assert part in result.output
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 4
+
+
+def test_the_command_leaves_out_what_nobody_judged(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    table = tmp_path / "dataset.json"
+    table.write_text(json.dumps({"labels": {"0": "background", "1": "liver"}}))
+    reference = np.where(label_array() == 1, 1, 2)
+    reference[0, 0, 0] = 0
+    store(folders[1] / "c1.nii", reference.astype(np.uint8))
+    store(folders[0] / "c1.nii.gz", np.where(reference == 2, 1, reference).astype(np.uint8))
+    result = run(folders[0], folders[1], "--labels", table, "--ignore-value", 2, "--csv", tmp_path / "scores.csv")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("c1,1,liver,1.000000,")
+    assert run(*folders, "--ignore-value", 2).exception.exit_status == 2
 
 
 def test_the_exit_status_tells_some_from_all_failed(folders: tuple[Path, Path]) -> None:

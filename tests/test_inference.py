@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 from medseg.crf import CRF, mean_field
 from medseg.data.resample import GridMap
 from medseg.data.transforms import Prepared
-from medseg.inference import label_on_grid, winners
+from medseg.inference import label_on_grid, last_regions, winners
 from medseg.refinement import RefinedEngine
 from medseg.tiles import SlidingWindow, TileEngine, gaussian_importance, tile_starts
 from medseg.volume import Grid
@@ -73,6 +73,14 @@ def test_refinement_is_the_mean_field_of_the_whole_image():
     torch.testing.assert_close(whole_logits(e, IMAGE).exp(), expected)
 
 
+def test_refinement_of_regions_is_the_mean_field_of_each_against_its_outside():
+    crf, spacing = CRF(iterations=2), (1.0, 1.5, 2.0)
+    e = RefinedEngine(engine(), crf, spacing, regions=True)
+    probabilities = whole_logits(e.engine, IMAGE).sigmoid()
+    expected = [mean_field(torch.stack((1 - p, p)), IMAGE, crf, spacing)[1] for p in probabilities]
+    torch.testing.assert_close(whole_logits(e, IMAGE).sigmoid(), torch.stack(expected))
+
+
 def test_mirroring_is_the_mean_over_all_flips():
     e = engine((21, 18, 25), mirror_axes=(0, 2))
     flips = [[], [2], [4], [2, 4]]
@@ -131,6 +139,28 @@ def test_labels_are_those_of_logits_interpolated_to_the_native_grid(kind):
     assert (got.reshape(-1)[sure] == expected[sure]).all()
     assert sure.mean() > 0.99
     assert len(np.unique(got)) == 4
+
+
+@pytest.mark.parametrize("kind", ["same", "finer, flipped, permuted", "sheared"])
+def test_regions_are_painted_one_over_the_other_where_their_probability_is_above_half(kind):
+    prepared, native = native_grid(kind)
+    e = engine(overlap=0.5)
+    values = np.array([0, 3, 5, 9, 4], dtype=np.uint8)
+    got = label_on_grid(e, Prepared(IMAGE, prepared), native, values, choose=last_regions)
+
+    matrix = GridMap(prepared, native).matrix
+    coordinates = matrix[:3, :3] @ np.indices(native.shape).reshape(3, -1) + matrix[:3, 3:]
+    logits = whole_logits(e, IMAGE).numpy().astype(np.float64)
+    at_native = np.stack([map_coordinates(c, coordinates, order=1, mode="nearest") for c in logits])
+    expected = np.zeros(at_native.shape[1], dtype=np.uint8)
+    for region, value in zip(at_native, (3, 5, 9, 4), strict=True):
+        expected[1 / (1 + np.exp(-region)) > 0.5] = value
+    size = np.array(prepared.shape)[:, None]
+    expected[((coordinates < -0.5) | (coordinates > size - 0.5)).any(0)] = 0
+    sure = (np.abs(at_native) > 1e-4).all(0) | (expected == 0)
+    assert (got.reshape(-1)[sure] == expected[sure]).all()
+    assert sure.mean() > 0.99
+    assert set(np.unique(got)) == {0, 3, 5, 9, 4}
 
 
 @pytest.mark.parametrize("channels", [2, 25, 300])

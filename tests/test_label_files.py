@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medseg.errors import ConfigError, ManifestError, UsageError
-from medseg.label_files import load_labels
+from medseg.label_files import load_labels, load_scheme
 
 
 def written(path: Path, content: Any) -> Path:
@@ -44,6 +44,22 @@ def test_a_data_manifest(tmp_path: Path) -> None:
     assert names(written(tmp_path / "mine.yaml", text)) == {1: "liver", 2: "no"}
 
 
+def test_regions_and_what_is_ignored(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    nnunet = written(tmp_path / "dataset.json", {"labels": labels, "regions_class_order": [1, 2]})
+    text = """\
+labels: [{index: 1, name: rim}, {index: 2, name: core}]
+regions: [{name: whole, labels: [1, 2]}, {name: core, labels: [2]}]
+ignore_value: 3
+"""
+    for path in (nnunet, written(tmp_path / "mine.yaml", text)):
+        scheme = load_scheme(path)
+        assert scheme.targets == {"whole": (1, 2), "core": (2,)}
+        assert [region.paint for region in scheme.regions] == [1, 2]
+        assert scheme.ignore_value == 3
+    assert load_scheme(written(tmp_path / "plain.json", {"labels": {"liver": 1}})).targets == {"liver": (1,)}
+
+
 @pytest.mark.data
 def test_the_real_dataset_json(data_root: Path) -> None:
     assert names(data_root / "hippocampus" / "dataset.json") == {1: "Anterior", 2: "Posterior"}
@@ -52,8 +68,11 @@ def test_the_real_dataset_json(data_root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, r"\[1, 2\] for whole"),
-        ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "ignore"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions_class_order with a value for each of 1 regions"),
+        ({"labels": {"background": 0, "liver": "1"}}, "'1' for liver"),
+        ({"labels": {"background": 0, "liver": 1, "ignore": [2, 3]}}, "one value to ignore"),
+        ({"labels": [{"index": 1, "name": "a"}], "regions": [{"name": "b", "labels": [2]}]}, r"regions\.0\.labels"),
+        ({"labels": [{"index": 1, "name": "a"}], "regions": [{"name": "b"}]}, r"regions\.0\.labels: Field"),
         ({"labels": {"0": "background"}}, "at least one label"),
         ({"labels": [{"index": 1, "name": "a"}, {"index": 1, "name": "b"}]}, "own index"),
         ({"labels": [{"index": 0, "name": "a"}, {"name": "b"}]}, r"labels\.0\.index.*labels\.1\.index"),

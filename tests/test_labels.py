@@ -33,6 +33,27 @@ def test_a_set_is_in_ascending_order_whatever_the_order_it_is_written_in(names, 
     assert LabelSet.model_validate(labels.model_dump(mode="json")) == labels
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.sets(st.integers(1, 70_000), min_size=2, max_size=6), ignored=st.booleans(), seed=st.integers(0, 99)
+)
+def test_class_indices_count_the_labels_and_come_back(values, ignored, seed):
+    rng = np.random.default_rng(seed)
+    *known, other = rng.permutation(sorted(values)).tolist()
+    ignore_value = other if ignored else None
+    labels = LabelSet.from_names({value: str(value) for value in known})
+    array = rng.choice([0, *values] if ignored else [0, *known], (3, 4, 5))
+    expected = [
+        0 if v == 0 else len(known) + 1 if v == ignore_value else 1 + sorted(known).index(v) for v in array.flat
+    ]
+    classes = labels.class_indices(array, ignore_value)
+    assert classes.ravel().tolist() == expected
+    assert np.array_equal(labels.class_values(ignore_value)[classes], array)
+    assert labels.ignore_index == len(known) + 1
+    assert labels.unknown_values(array, ignore_value) == []
+    assert set(labels.unknown_values(array)) <= {other}
+
+
 def test_background_is_left_out():
     assert LabelSet.from_names({0: "background", 2: "liver"}).indices == (2,)
 

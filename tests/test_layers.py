@@ -10,13 +10,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
     1: ["cli", "__main__"],
-    2: ["train", "segment", "batch", "evaluate", "report"],
+    2: ["train", "segment", "batch", "evaluate", "report", "selection"],
     3: [
         "config", "model", "segmenter", "inference", "tiles", "tensorfile", "data", "networks", "dicom", "nifti",
         "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files", "device", "refinement",
+        "environment", "plan", "provenance", "ensemble",
     ],
-    4: ["crf", "losses", "metrics", "postprocess"],
-    5: ["labels", "volume", "findings", "files", "yamlfile", "registry", "threads"],
+    4: ["crf", "losses", "metrics", "postprocess", "scores", "bootstrap"],
+    5: ["labels", "regions", "volume", "findings", "files", "yamlfile", "registry", "threads", "extras"],
     6: ["errors"],
 }  # fmt: skip
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -210,6 +210,26 @@ def test_files_that_are_not_the_channels_of_one_case_are_refused(names, image, t
     assert "name each channel's file so" in str(next(study.problem for study in studies if study.problem))
 
 
+def test_a_channel_may_be_missing_where_the_model_was_trained_for_that(image, tmp_path):
+    package = save_tiny_model(tmp_path / "m")
+    spec = package.network.model_copy(update={"in_channels": 4})
+    flagged = package.preprocessing.model_copy(update={"channel_flags": True})
+    changes = {"modalities": ("MR", "MR"), "network": spec, "preprocessing": flagged}
+    two = package.model_copy(update=changes)
+    two.save(tmp_path / "m", {"fold_0": spec.build().state_dict()})
+    for name in ("x_0000", "x_0001", "y_0001", "z_0002"):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image)
+    studies = batch.find_studies([tmp_path / "in"], two)
+    assert [(study.present, bool(study.problem)) for study in studies] == [
+        ((), False), ((False, True), False), ((), True),
+    ]  # fmt: skip
+    segmenter = medseg.load_model(tmp_path / "m")
+    outcomes = segment_all(segmenter, studies, tmp_path / "out")
+    assert [o.segmentation.output.name for o in outcomes[:2]] == ["x.nii.gz", "y.nii.gz"]
+    labels = read_nifti(outcomes[1].segmentation.output).array
+    assert np.array_equal(labels, segmenter.segment([None, image]).array)
+
+
 @pytest.mark.parametrize("size_mm", [1e3, 1e6])
 def test_a_voxel_size_in_a_wrong_unit_stops_no_other_study(model, image, tmp_path, size_mm):
     write_nifti(tmp_path / "in" / "a.nii.gz", Volume(image.array, np.diag([size_mm, size_mm, size_mm, 1])))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-import medseg.training.run
+import medseg.training.setup
 from medseg import load_model
 from medseg.cli import app
 from medseg.cli.train import ProgressObserver, print_dice, resume_command
@@ -26,9 +26,9 @@ from medseg.model import load_package
 from medseg.nifti import read_nifti, write_nifti
 from medseg.train import TrainResult, train
 from medseg.training.checkpoint import CHECKPOINT_FILE, read_state
-from medseg.training.run import set_up
 from medseg.training.runlog import METRICS_FILE, RunLog
 from medseg.training.schedule import Pace
+from medseg.training.setup import set_up
 from medseg.yamlfile import dump_yaml
 from tests.builders import LABELS, Silent, tiny_case, tiny_config, tiny_dataset
 from tests.test_model import full_disk
@@ -87,8 +87,8 @@ class StopAfter(Silent):
         super().__init__()
         self.looks = looks
 
-    def stepped(self, fraction, epoch, loss) -> None:
-        super().stepped(fraction, epoch, loss)
+    def stepped(self, fraction, epoch, loss, waiting) -> None:
+        super().stepped(fraction, epoch, loss, waiting)
         if self.steps == self.looks:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -107,9 +107,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, tmp_path, optimiz
     assert_same_records(tmp_path / "whole", tmp_path / "parts")
 
 
+CLOCKED = ("elapsed_s", "waiting_share", "patches_per_s")
+
+
 def numbers(run):
     lines = (run / METRICS_FILE).read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "elapsed_s"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKED} for line in lines]
 
 
 def assert_same_records(a, b):
@@ -184,7 +187,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch, change):
     else:
         gone = data.fold(0)[1][0]
         data = replace(data, cases=tuple(case for case in data.cases if case != gone))
-    monkeypatch.setattr(medseg.training.run, "measure_case", lambda *_: pytest.fail("measured before checked"))
+    monkeypatch.setattr(medseg.training.setup, "measure_cases", lambda *_: pytest.fail("measured before checked"))
     with pytest.raises(UsageError, match="the data that the run was started with"):
         resumed_run(config, data, tmp_path / "run")
 
@@ -199,7 +202,7 @@ def test_another_config_is_refused_before_cases_are_measured_and_weights_read(da
     config = tiny_config(epochs=1)
     train(config, dataset, tmp_path, Silent())
     wider = config.model_copy(update={"network": config.network.model_copy(update={"channels": (4, 8)})})
-    monkeypatch.setattr(medseg.training.run, "measure_case", lambda *_: pytest.fail("measured before checked"))
+    monkeypatch.setattr(medseg.training.setup, "measure_cases", lambda *_: pytest.fail("measured before checked"))
     with pytest.raises(UsageError, match="configuration that the run was started with"):
         resumed_run(wider, dataset, tmp_path)
 
@@ -248,7 +251,7 @@ def test_the_reserve_holds_one_more_validation_and_the_final_one(
     ticks = iter([100.0, 102.0])
     monkeypatch.setattr("medseg.training.validate.time", SimpleNamespace(monotonic=lambda: next(ticks)))
     train(config.model_copy(update={"inference": window}), dataset, tmp_path, Silent())
-    assert read_state(tmp_path / CHECKPOINT_FILE).reserve_s == pytest.approx((1 + 1.5 * flips) * 2 + 5)
+    assert read_state(tmp_path / CHECKPOINT_FILE).reserve_s == pytest.approx((1 + 2.0 * flips) * 2 + 5)
 
 
 def test_an_epoch_longer_than_the_budget_does_not_put_off_the_first_validation(dataset, tmp_path):
@@ -313,7 +316,7 @@ def test_mixed_precision_trains_on_the_cpu(dataset, tmp_path):
 def test_the_command_printed_on_ctrl_c_is_the_whole_command(dataset, tmp_path, monkeypatch):
     config, output = tmp_path / "tiny.yaml", tmp_path / ("a run [red] " + "x" * 90)
     dump_yaml(config, tiny_config().model_dump(mode="json"))
-    interrupted = TrainResult(output / "model", {}, interrupted=True)
+    interrupted = TrainResult(output / "model", {}, stopped_by=signal.SIGINT)
     monkeypatch.setattr("medseg.train.train", lambda *_, **__: interrupted)
     options = ["--manifest", str(dataset.root / "tiny.yaml"), "--data-root", str(dataset.root)]
     options += ["--fold", "1", "--budget", "20min", "--device", "cpu"]

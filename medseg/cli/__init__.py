@@ -12,7 +12,20 @@ import typer
 from rich.markup import escape
 
 from medseg import __version__
-from medseg.cli import dataset, demo, dicom, evaluate, listing, overlay, phantom, segment, train
+from medseg.cli import (
+    dataset,
+    demo,
+    dicom,
+    evaluate,
+    listing,
+    overlay,
+    phantom,
+    plan,
+    report,
+    segment,
+    select,
+    train,
+)
 from medseg.cli.console import errors
 from medseg.errors import MedsegError, is_out_of_memory
 
@@ -33,9 +46,12 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("select")(select.select)
+app.command("plan")(plan.plan)
 app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
 app.command("overlay")(overlay.overlay)
+app.command("report")(report.report)
 app.add_typer(dicom.app, name="dicom")
 app.add_typer(dataset.app, name="dataset")
 app.command("phantom")(phantom.phantom)

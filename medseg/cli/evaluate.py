@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from medseg.cli.console import console, progress_bar
-from medseg.errors import NOTHING_DONE, SOME_FAILED
+from medseg.errors import NOTHING_DONE, SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
     from medseg.evaluation import Evaluation, LabelSummary
+    from medseg.regions import LabelScheme
 
 _SHOWN_FAILURES = 10
 
@@ -29,6 +31,14 @@ def evaluate(
         typer.Option(
             help="What the values mean: a model folder, a model.json, a dataset.json or a data manifest. "
             "Default: every value of the references.",
+            show_default=False,
+        ),
+    ] = None,
+    ignore_value: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Value of reference voxels that nobody judged; they are left out. Default: what --labels says.",
             show_default=False,
         ),
     ] = None,
@@ -53,15 +63,17 @@ def evaluate(
     [bold]Exit status:[/bold] 0 all compared; 2 wrong usage; 3 some cases failed; 5 all failed.
     """
     from medseg.evaluate import evaluate as compare
-    from medseg.label_files import load_labels
+    from medseg.label_files import load_scheme
 
-    label_set = load_labels(labels) if labels else None
+    scheme = load_scheme(labels) if labels else None
+    if ignore_value is not None:
+        scheme = _ignoring(scheme, ignore_value)
     with progress_bar() as bar:
         task = bar.add_task("comparing", total=None, note="")
         result = compare(
             predictions,
             references,
-            label_set,
+            scheme,
             tolerance_mm=tolerance,
             workers=workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -72,6 +84,14 @@ def evaluate(
         console.print(f"Every case and label: {escape(str(csv))}", soft_wrap=True, highlight=False)
     if result.failures:
         raise typer.Exit(SOME_FAILED if result.cases else NOTHING_DONE)
+
+
+def _ignoring(scheme: LabelScheme | None, value: int) -> LabelScheme:
+    if scheme is None:
+        raise UsageError(
+            "--ignore-value", expected="--labels too", found="none", remedy="say which values are to be measured"
+        )
+    return replace(scheme, ignore_value=value)
 
 
 def _print(result: Evaluation) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -15,14 +16,26 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from medseg.cli.console import console, errors, progress_bar
+from medseg.cli.planning import DIMS_HELP, DRY_RUN_HELP, MEMORY_HELP, show_plan
 from medseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from medseg.data.manifest import Dataset
+    from medseg.train import TrainResult
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _PERMILLE = 1000
+_AGAIN, _INTERRUPTED = 75, 130
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A training YAML, or its name in configs/ (see medseg list).")],
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            help="A training YAML, or its name in configs/ (see medseg list). What it leaves open is planned; "
+            "without one, everything is."
+        ),
+    ] = None,
     manifest: Annotated[
         str | None, typer.Option(help="A data manifest or its name, in place of the config's.")
     ] = None,
@@ -30,45 +43,110 @@ def train(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data, where the manifest does not say it.")
     ] = None,
-    fold: Annotated[int | None, typer.Option(help="Validation fold, in place of the config's.")] = None,
+    fold: Annotated[
+        str | None, typer.Option(help="Validation fold, in place of the config's; all trains every fold.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Wall-clock time for all of it, such as 20min; epochs no longer count.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs, in place of the config's.")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Fine-tune: begin with the weights of this model package.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
+    dims: Annotated[int | None, typer.Option(min=2, max=3, help=DIMS_HELP)] = None,
+    dry_run: Annotated[bool, typer.Option(help=DRY_RUN_HELP)] = True,
+    track: Annotated[
+        str | None, typer.Option(help="mlflow: figures go there too; tensorboard is always written.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
 ) -> None:
-    """Train a network; the run folder ends up holding a model package.
+    """Train a network; the run folder ends up holding a model package and report.html.
 
-    Example: [bold]medseg train hippocampus_unet3d --data-root /data/hippocampus --budget 20min[/bold]
+    Examples: [bold]medseg train --manifest hippocampus --data-root /data/hippocampus[/bold] plans everything;
+    [bold]medseg train hippocampus_unet3d --data-root /data/hippocampus --budget 20min[/bold] follows a config.
 
-    Ctrl-C saves and leaves; [bold]--resume[/bold] goes on exactly there.
+    Ctrl-C saves and leaves with status 130, SIGTERM with 75, which batch schedulers take as "start again";
+    [bold]--resume[/bold] goes on exactly there. Under torchrun all GPUs train one network; see docs/distributed.md.
     """
-    from medseg.config import load_config
-    from medseg.data.manifest import load_manifest
+    from medseg.plan.prepare import PlanOptions
+    from medseg.plan.request import Request, open_request
+    from medseg.train import cross_validate
     from medseg.train import train as run_training
+    from medseg.training.interrupt import leaving_on_sigterm
+    from medseg.training.tracking import Tracking, require
+    from medseg.training.world import joined
 
     seconds = parse_time(budget) if budget else None
-    experiment = load_config(config)
-    given = {"fold": fold, "manifest": manifest}
-    data = experiment.data.model_copy(update={key: value for key, value in given.items() if value is not None})
-    experiment = experiment.model_copy(update={"data": data})
-    dataset = load_manifest(experiment.data.manifest, data_root or experiment.data.root)
-    folder = output or Path("runs") / experiment.name
-    with progress_bar() as progress:
+    given = {
+        "data.manifest": manifest,
+        "data.root": str(data_root) if data_root else None,
+        "data.fold": parse_fold(fold),
+        "training.epochs": epochs,
+        "training.track": track,
+        "init_from.model": str(init_from) if init_from else None,
+    }
+    if track == Tracking.MLFLOW.value:
+        require({Tracking.MLFLOW})  # before anything is measured
+    options = PlanOptions(device, memory, dims, dry_run=dry_run)
+    request = Request(config, given, output, fold == "all", resume, options)
+    with leaving_on_sigterm(_AGAIN), joined(device) as world, progress_bar() as progress:
         observer = ProgressObserver(progress)
-        result = run_training(experiment, dataset, folder, observer, device=device, budget_s=seconds, resume=resume)
+        experiment, dataset, folder = open_request(request, observer, show_plan)
+        fit = cross_validate if fold == "all" else run_training
+        result = fit(experiment, dataset, folder, observer, device=device, budget_s=seconds, resume=resume)
+        is_first = world.is_first
+    if not is_first:
+        raise typer.Exit(_status(result))
     if result.interrupted:
-        options = {"--manifest": manifest, "--data-root": data_root, "--fold": fold, "--budget": budget}
-        command = resume_command(config, folder, options | {"--device": device})
+        again: dict[str, object] = {
+            "--manifest": manifest,
+            "--data-root": data_root,
+            "--fold": fold,
+            "--budget": budget,
+        }
+        again |= {"--epochs": epochs, "--init-from": init_from, "--track": track}
+        command = resume_command(config, folder, again | {"--device": device})
         errors.print(f"stopped and saved; go on with: {escape(command)}", soft_wrap=True, highlight=False)
-        raise typer.Exit(130)
+        raise typer.Exit(_status(result))
     print_dice(result.dice, "Validation Dice, whole volumes on their own grids")
     console.print(f"model: {escape(str(result.model))}", soft_wrap=True, highlight=False)
+    _report(folder, dataset)
 
 
-def resume_command(config: str, folder: Path, options: Mapping[str, object]) -> str:
+def _report(folder: Path, dataset: Dataset) -> None:
+    from medseg.report.training import write_training_report
+    from medseg.training.tracking import attach
+
+    page = write_training_report(folder, dataset)
+    attach(folder, page)
+    console.print(f"report: {escape(str(page))}", soft_wrap=True, highlight=False)
+
+
+def _status(result: TrainResult) -> int:
+    """Return the exit status: 128 + SIGINT, or 75 (EX_TEMPFAIL of sysexits.h) for a scheduler's SIGTERM."""
+    if not result.interrupted:
+        return 0
+    return _AGAIN if result.stopped_by == signal.SIGTERM else _INTERRUPTED
+
+
+def parse_fold(text: str | None) -> int | None:
+    """Return the number of a fold; None for ``all``, or where nothing is given.
+
+    Raises:
+        UsageError: It is neither a number nor ``all``.
+    """
+    if text is None or text == "all":
+        return None
+    if not text.isdecimal():
+        raise UsageError("--fold", expected="a number or all", found=f"'{text}'", remedy="write it so")
+    return int(text)
+
+
+def resume_command(config: str | None, folder: Path, options: Mapping[str, object]) -> str:
     """Return the command that goes on with a run, quoted for a shell; options that are None were not given."""
-    words = ["medseg", "train", config, "-o", str(folder)]
+    words = ["medseg", "train", *([config] if config else []), "-o", str(folder)]
     for name, value in options.items():
         if value is not None:
             words += [name, str(value)]
@@ -96,12 +174,14 @@ class ProgressObserver:
             self._progress.remove_task(self._cases)
             self._cases = None
 
-    def stepped(self, fraction: float, epoch: int, loss: float) -> None:
-        """Show the share done and the loss."""
+    def stepped(self, fraction: float, epoch: int, loss: float, waiting: float) -> None:
+        """Show the share done, the loss, and the share of the time that steps waited for data."""
         if self._steps is None:
             self._steps = self._progress.add_task("training", total=_PERMILLE, note="")
         done = int(_PERMILLE * fraction)
-        self._progress.update(self._steps, completed=done, note=f"epoch {epoch} loss {loss:.3f}")
+        self._progress.update(
+            self._steps, completed=done, note=f"epoch {epoch} loss {loss:.3f} waiting {waiting:.0%}"
+        )
 
     def validated(self, epoch: int, dice: Mapping[str, float], is_best: bool) -> None:
         """Print one line a validation."""

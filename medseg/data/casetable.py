@@ -20,7 +20,8 @@ def read_cases(path: Path, channels: int) -> list[tuple[int, CaseEntry]]:
     """Read a table of cases.
 
     The columns are ``id``, ``image_0`` and so on for each channel, and, where wanted, ``patient``, ``label``,
-    ``image_0_sha256`` ... and ``label_sha256``. An empty cell is an unset value.
+    ``image_0_sha256`` ... and ``label_sha256``. An empty cell is an unset value; of an image,
+    a channel that the case has not.
 
     Args:
         path: A CSV file in UTF-8 with a header row.
@@ -96,8 +97,8 @@ def _nearest(name: str, valid: list[str]) -> str:
 def _values(row: dict[str | Any, str | Any], channels: int) -> dict[str, object]:
     """Turn the cells of a row into the keys of a `CaseEntry`."""
     cells = {column: cell for column, cell in row.items() if cell}
-    images = [cells.pop(f"image_{channel}", "") for channel in range(channels)]
-    checksums = [cells.pop(f"image_{channel}_sha256", "") for channel in range(channels)]
+    images = [cells.pop(f"image_{channel}", None) for channel in range(channels)]
+    checksums = [cells.pop(f"image_{channel}_sha256", None) for channel in range(channels)]
     known = {"image_sha256": checksums} if any(checksums) else {}
     surplus = {"surplus cells": cells.pop(None)} if None in cells else {}
     return {**cells, **surplus, **known, "images": images}

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from medseg.data.manifest import Case, Dataset
 from medseg.errors import NiftiError
 from medseg.files import sha256_of
-from medseg.labels import BACKGROUND, LabelSet
 from medseg.nifti import read_nifti
+from medseg.regions import LabelScheme
 from medseg.threads import Progress, map_threads
 from medseg.volume import Grid, Volume
 
@@ -97,13 +97,14 @@ def _check_case(dataset: Dataset, case: Case) -> _CaseCheck:
     check = _CaseCheck(case)
     for number, path in enumerate(case.images):
         checksum = case.image_sha256[number] if case.image_sha256 else None
-        _check_image(check, dataset.channels[number].name, path, checksum)
+        if path is not None:
+            _check_image(check, dataset.channels[number].name, path, checksum)
     for name, grid in check.grids[1:]:
         difference = check.grids[0][1].difference(grid)
         if difference:
             check.add(FaultCode.CHANNEL_GRID, f"{name} does not lie on {check.grids[0][0]}: {difference}")
     if case.label is not None:
-        _check_label(check, case.label, dataset.labels)
+        _check_label(check, case.label, dataset.scheme)
     return check
 
 
@@ -137,7 +138,8 @@ def _check_image(check: _CaseCheck, name: str, path: Path, checksum: str | None)
         check.add(FaultCode.CONSTANT_IMAGE, f"{name} is {low:g} everywhere")
 
 
-def _check_label(check: _CaseCheck, path: Path, labels: LabelSet) -> None:
+def _check_label(check: _CaseCheck, path: Path, scheme: LabelScheme) -> None:
+    labels, ignore_value = scheme.labels, scheme.ignore_value
     label = _read(check, path, check.case.label_sha256)
     if label is None:
         return
@@ -146,14 +148,15 @@ def _check_label(check: _CaseCheck, path: Path, labels: LabelSet) -> None:
         check.add(FaultCode.LABEL_GRID, f"the label does not lie on {check.grids[0][0]}: {difference}")
     values = _distinct(label.array)
     whole = np.isfinite(values) & (values == np.rint(values))
-    unknown = labels.unknown_values(values[whole])
+    unknown = labels.unknown_values(values[whole], ignore_value)
     if not whole.all():
         check.add(FaultCode.FRACTIONAL_LABEL, f"the label holds {_list(values[~whole])}: not whole numbers")
     if unknown:
-        known = ", ".join(str(index) for index in (BACKGROUND, *labels.indices))
+        known = ", ".join(str(value) for value in labels.class_values(ignore_value))
         check.add(FaultCode.UNKNOWN_LABEL, f"the label holds {_list(unknown)}; the table has {known}")
-    if not values.any():
-        check.add(FaultCode.EMPTY_LABEL, "the label is background everywhere")
+    if not (values[values != ignore_value] if ignore_value is not None else values).any():
+        ignored = " or ignored" * (ignore_value in values)
+        check.add(FaultCode.EMPTY_LABEL, f"the label is background{ignored} everywhere")
 
 
 def _distinct(array: NDArray[Any]) -> NDArray[Any]:

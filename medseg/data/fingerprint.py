@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from medseg.errors import InputError
 from medseg.volume import Volume
 
 MAX_VOXELS_A_CASE = 10_000
 Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
 
 
 class IntensityStatistics(BaseModel):
@@ -26,7 +29,10 @@ class IntensityStatistics(BaseModel):
 
 
 class Fingerprint(BaseModel):
-    """Measurements of a set of cases, axes in RAS order."""
+    """Measurements of a set of cases, axes in RAS order.
+
+    Packages of earlier versions lack the fields with a default; there zeros mean "not measured".
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,37 +43,72 @@ class Fingerprint(BaseModel):
     smallest_extent_mm: Triple
     largest_extent_mm: Triple
     foreground: tuple[IntensityStatistics, ...] = Field(description="One entry a channel.")
+    percentile_10_spacing_mm: Triple = Field(default=(0, 0, 0), description="One case in ten is finer.")
+    median_extent_mm: Triple = Field(default=(0, 0, 0), description="Of whole images, before any crop.")
+    median_shape: Shape = Field(
+        default=(0, 0, 0), description="Voxels at each case's own spacing, cropped to what is not zero."
+    )
+    kept_by_crop: float = Field(
+        default=1.0,
+        description="Median share of an image's voxels inside the box of those where a channel is not zero; "
+        "1 where nothing would be cropped.",
+    )
+    label_values: tuple[int, ...] = Field(
+        default=(), description="Values above 0 that occur in at least one case, in ascending order."
+    )
 
 
 class CaseMeasurement(BaseModel):
-    """What one case contributes: its spacing and size along R, A, S and a sample of its foreground."""
+    """What one case contributes: its spacing and size along R, A, S, its labels, a sample of its foreground.
+
+    `shape`, `kept_by_crop` and `label_values` are those of `Fingerprint`, for one case.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
     spacing_mm: Triple
     extent_mm: Triple
+    shape: Shape
+    kept_by_crop: float
+    label_values: tuple[int, ...]
     samples: tuple[NDArray[np.float32], ...]
 
 
-def measure_case(images: Sequence[Volume], label: Volume, seed: int = 0) -> CaseMeasurement:
+def measure_case(
+    images: Sequence[Volume | None], label: Volume, seed: int = 0, *, ignore_value: int | None = None
+) -> CaseMeasurement:
     """Measure one case.
 
     Args:
-        images: One volume a channel, all on the label's grid.
+        images: One volume a channel, all on the label's grid; None for one that is missing, which has no sample.
         label: Label values; every non-zero voxel is foreground. Without any, all voxels are taken.
         seed: Of the choice of at most 10,000 foreground voxels.
+        ignore_value: Label value of the voxels that nobody judged; they are not foreground.
+
+    Raises:
+        InputError: An image is constant, or holds NaN or infinite values.
     """
+    given = [image for image in images if image is not None]
+    for image in given:
+        _check_values(image)
     grid = label.grid
-    foreground = np.flatnonzero(label.array.reshape(-1, order="F"))
+    values = label.array.reshape(-1, order="F")
+    foreground = np.flatnonzero(values if ignore_value is None else (values != 0) & (values != ignore_value))
+    present = np.unique(values[foreground])
     if foreground.size == 0:
         foreground = np.arange(grid.voxel_count)
     if foreground.size > MAX_VOXELS_A_CASE:
         foreground = np.random.default_rng(seed).choice(foreground, MAX_VOXELS_A_CASE, replace=False)
     extent = [size * spacing for size, spacing in zip(grid.shape, grid.spacing_mm, strict=True)]
+    box = _nonzero_box(given)
+    right, front, up = in_ras(grid.orientation, box)
     return CaseMeasurement(
-        spacing_mm=_in_ras(grid.orientation, grid.spacing_mm),
-        extent_mm=_in_ras(grid.orientation, extent),
-        samples=tuple(v.array.reshape(-1, order="F")[foreground].astype(np.float32) for v in images),
+        spacing_mm=in_ras(grid.orientation, grid.spacing_mm),
+        extent_mm=in_ras(grid.orientation, extent),
+        shape=(int(right), int(front), int(up)),
+        kept_by_crop=math.prod(box) / grid.voxel_count,
+        label_values=tuple(int(value) for value in present if value > 0),
+        samples=tuple(_sample(image, foreground) for image in images),
     )
 
 
@@ -79,6 +120,7 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
     """
     spacing = np.array([m.spacing_mm for m in measurements])
     extent = np.array([m.extent_mm for m in measurements])
+    right, front, up = (round(size) for size in np.median([m.shape for m in measurements], axis=0).tolist())
     channels = zip(*(m.samples for m in measurements), strict=True)
     return Fingerprint(
         cases=len(measurements),
@@ -88,7 +130,48 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
         smallest_extent_mm=_triple(extent.min(axis=0)),
         largest_extent_mm=_triple(extent.max(axis=0)),
         foreground=tuple(_statistics(np.concatenate(samples)) for samples in channels),
+        percentile_10_spacing_mm=_triple(np.percentile(spacing, 10, axis=0)),
+        median_extent_mm=_triple(np.median(extent, axis=0)),
+        median_shape=(right, front, up),
+        kept_by_crop=float(np.median([m.kept_by_crop for m in measurements])),
+        label_values=tuple(sorted({value for m in measurements for value in m.label_values})),
     )
+
+
+def _sample(image: Volume | None, voxels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the values at flat places of an image; none where it is missing."""
+    if image is None:
+        return np.empty(0, np.float32)
+    return image.array.reshape(-1, order="F")[voxels].astype(np.float32)
+
+
+def _check_values(image: Volume) -> None:
+    low, high = image.array.min(), image.array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(
+            image.source or "image",
+            expected="finite values",
+            found="NaN or infinite ones",
+            remedy="replace them, by the value of air for example",
+        )
+    if low == high:
+        raise InputError(
+            image.source or "image",
+            expected="an image",
+            found=f"the value {low:g} in every voxel",
+            remedy="export it again, or leave the case out",
+        )
+
+
+def _nonzero_box(images: Sequence[Volume]) -> tuple[int, int, int]:
+    """Return the size of the smallest box around the voxels where any channel is not zero."""
+    sizes = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        occupied = np.flatnonzero(np.logical_or.reduce([v.array.any(axis=others) for v in images]))
+        sizes.append(int(occupied[-1] - occupied[0] + 1))
+    i, j, k = sizes
+    return i, j, k
 
 
 def _statistics(values: NDArray[np.float32]) -> IntensityStatistics:
@@ -99,7 +182,7 @@ def _statistics(values: NDArray[np.float32]) -> IntensityStatistics:
     )
 
 
-def _in_ras(orientation: str, values: Sequence[float]) -> Triple:
+def in_ras(orientation: str, values: Sequence[float]) -> Triple:
     """Put one value an array axis into the order R, A, S."""
     axes = ["RL", "AP", "SI"]
     by_world = [next(v for code, v in zip(orientation, values, strict=True) if code in pair) for pair in axes]

@@ -1,4 +1,4 @@
-"""Existing data sets -> manifests: Medical Segmentation Decathlon folders and nnU-Net raw folders."""
+"""Existing data sets -> manifests: Medical Segmentation Decathlon, nnU-Net raw and BIDS folders."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from medseg.data.bids import read_bids
 from medseg.data.folds import patient_folds
 from medseg.data.layouts import (
     FoundCase,
@@ -44,18 +45,19 @@ class ImportOptions:
             Each case is a patient of its own where it is None.
         folds: Number of cross-validation folds that are drawn and written down; 0 for none.
         seed: Of the folds.
+        derivative: Folder below ``derivatives`` that holds the labels of a BIDS data set.
     """
 
     name: str | None = None
     patient_regex: str | None = None
     folds: int = 5
     seed: int = 0
+    derivative: str | None = None
 
 
 def import_folder(folder: Path, options: ImportOptions | None = None, progress: Progress | None = None) -> Manifest:
     """Import a folder of whichever layout its dataset.json shows; see `import_decathlon` for the rest."""
-    importer = import_decathlon if detect_layout(folder) is Layout.DECATHLON else import_nnunet_raw
-    return importer(folder, options, progress)
+    return _IMPORTERS[detect_layout(folder)](folder, options, progress)
 
 
 def import_decathlon(
@@ -93,15 +95,41 @@ def import_nnunet_raw(
         The manifest, without a root: its paths start from `folder`.
 
     Raises:
-        ManifestError: dataset.json is wrong, labels are regions or to be ignored, files are missing,
-            unreadable or left over, or they are not NIfTI.
+        ManifestError: dataset.json is wrong, files are missing, unreadable or left over, or they are not NIfTI.
         UsageError: The patient pattern or the number of folds does not fit.
     """
     return _manifest(read_nnunet_raw(folder), options or ImportOptions(), progress)
 
 
+def import_bids(folder: Path, options: ImportOptions | None = None, progress: Progress | None = None) -> Manifest:
+    """Make a manifest of a BIDS data set whose labels lie below ``derivatives``, with the checksum of every file.
+
+    Args:
+        folder: Holds dataset_description.json, ``sub-XX[/ses-YY]/anat`` and ``derivatives``.
+        options: Name, patients and folds; the subject is the patient where no pattern is given.
+        progress: Called with the number of cases read and their total.
+
+    Returns:
+        The manifest, without a root: its paths start from `folder`.
+
+    Raises:
+        ManifestError: Files are missing or wrong; see `medseg.data.bids.read_bids`.
+        UsageError: The patient pattern or the number of folds does not fit.
+    """
+    options = options or ImportOptions()
+    return _manifest(read_bids(folder, options.derivative), options, progress)
+
+
+_IMPORTERS = {
+    Layout.DECATHLON: import_decathlon,
+    Layout.NNUNET_RAW: import_nnunet_raw,
+    Layout.BIDS: import_bids,
+}
+
+
 def _manifest(found: FoundDataset, options: ImportOptions, progress: Progress | None) -> Manifest:
-    patients = _patients([case.name for case in found.cases], options.patient_regex)
+    patients = {case.name: case.patient for case in found.cases if case.patient}
+    patients |= _patients([case.name for case in found.cases], options.patient_regex)
     owners = [patients.get(case.name, case.name) for case in found.cases]
     folds = patient_folds(owners, options.folds, options.seed) if options.folds else []
     try:
@@ -112,6 +140,8 @@ def _manifest(found: FoundDataset, options: ImportOptions, progress: Progress | 
             channels=tuple(Channel(name=name, modality=_modality(name)) for name in found.channels),
             labels=LabelSet.from_names(found.labels),
             cases=tuple(_checksummed(found, patients, progress)),
+            regions=found.regions,
+            ignore_value=found.ignore_value,
             splits=Splits(seed=options.seed, folds=dict(enumerate(map(tuple, folds)))) if folds else None,
         )
     except ValidationError as error:
@@ -160,7 +190,7 @@ def _checksummed(found: FoundDataset, patients: dict[str, str], progress: Progre
             patient=patients.get(case.name),
             images=tuple(case.images),
             label=case.label,
-            image_sha256=tuple(sha256_of(found.folder / image) for image in case.images),
+            image_sha256=tuple(sha256_of(found.folder / image) if image else None for image in case.images),
             label_sha256=sha256_of(found.folder / case.label),
         )
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
+from medseg.data.nnunet_labels import read_nnunet_labels
 from medseg.errors import ManifestError
 from medseg.nifti import SUFFIXES, case_name
+from medseg.regions import Region
 
 _DESCRIPTION = "dataset.json"
 _MOST_NAMED = 3
@@ -26,6 +28,7 @@ class Layout(Enum):
 
     DECATHLON = "Medical Segmentation Decathlon"
     NNUNET_RAW = "nnU-Net raw"
+    BIDS = "BIDS with derivatives"
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,15 @@ class FoundCase:
 
     Attributes:
         name: The case id.
-        images: One path a channel, relative to the folder.
+        images: One path a channel, relative to the folder; None for a channel that the case has not.
         label: Path of the label map, relative to the folder.
+        patient: Whose case it is, where the layout says so.
     """
 
     name: str
-    images: Sequence[str]
+    images: Sequence[str | None]
     label: str
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class FoundDataset:
         channels: Names of the channels, in order.
         labels: {index: name}, with or without the background.
         cases: The annotated cases; every file is there.
+        regions: Unions of labels that are learnt in place of them.
+        ignore_value: Value of voxels that nobody judged.
     """
 
     folder: Path
@@ -64,6 +71,8 @@ class FoundDataset:
     channels: Sequence[str]
     labels: dict[int, str]
     cases: Sequence[FoundCase]
+    regions: tuple[Region, ...] = ()
+    ignore_value: int | None = None
 
 
 class _Facts(BaseModel):
@@ -91,6 +100,7 @@ class _Listed(BaseModel):
 class _NnunetRaw(_Facts):
     channel_names: dict[int, str] = Field(min_length=1)
     labels: dict[str, int | list[int]]
+    regions_class_order: list[int] | None = None
     file_ending: str
     dataset: dict[str, _Listed] | None = None
 
@@ -99,11 +109,13 @@ _Json = TypeVar("_Json", bound=_Facts)
 
 
 def detect_layout(folder: Path) -> Layout:
-    """Tell the layout of a folder by the keys of its dataset.json.
+    """Tell the layout of a folder by the keys of its dataset.json, or by a dataset_description.json in its place.
 
     Raises:
         ManifestError: There is no dataset.json, it cannot be read, or it is of neither layout.
     """
+    if (folder / "dataset_description.json").is_file() and not (folder / _DESCRIPTION).exists():
+        return Layout.BIDS
     keys = _read_json(folder).keys()
     if "channel_names" in keys:
         return Layout.NNUNET_RAW
@@ -136,11 +148,12 @@ def read_nnunet_raw(folder: Path) -> FoundDataset:
     """List the cases of an nnU-Net 2 raw folder.
 
     Its dataset.json stands beside imagesTr (``CASE_0000.nii.gz``, one file a channel) and labelsTr, unless the
-    ``dataset`` key lists the files.
+    ``dataset`` key lists the files. Where one of the labels is a list of values, all of them are regions, and
+    ``regions_class_order`` has the value that each is painted with; a label value that is no region by itself is
+    named after the region that is painted with it.
 
     Raises:
-        ManifestError: dataset.json is wrong, labels are regions or to be ignored, files are missing or left
-            over, or they are not NIfTI.
+        ManifestError: dataset.json is wrong, files are missing or left over, or they are not NIfTI.
     """
     facts = _parse(folder, _NnunetRaw)
     if facts.file_ending not in SUFFIXES:
@@ -150,7 +163,9 @@ def read_nnunet_raw(folder: Path) -> FoundDataset:
         cases = _nnunet_cases(folder, facts.file_ending, len(channels))
     else:
         cases = [FoundCase(case, files.images, files.label) for case, files in sorted(facts.dataset.items())]
-    return _found(folder, facts, channels, _nnunet_labels(folder, facts), cases)
+    meaning = read_nnunet_labels(folder / _DESCRIPTION, facts.labels, facts.regions_class_order)
+    found = _found(folder, facts, channels, meaning.names, cases)
+    return replace(found, regions=meaning.regions, ignore_value=meaning.ignore_value)
 
 
 def name_first(names: Sequence[str]) -> str:
@@ -215,23 +230,6 @@ def _decathlon_case(folder: Path, pair: _Pair, channels: int) -> FoundCase:
     return FoundCase(case, [str(image)] if channels == 1 else split, pair.label)
 
 
-def _nnunet_labels(folder: Path, facts: _NnunetRaw) -> dict[int, str]:
-    regions = [name for name, value in facts.labels.items() if isinstance(value, list)]
-    if regions:
-        raise _wrong(
-            folder,
-            "one index for each label",
-            f"regions: {', '.join(regions)}",
-            "give each label map value a label of its own",
-        )
-    if "ignore" in facts.labels:
-        raise _wrong(folder, "labels that are learnt", "an ignore label", "leave out the cases that it stands in")
-    named = {value: name for name, value in facts.labels.items() if isinstance(value, int)}
-    if len(named) < len(facts.labels):
-        raise _wrong(folder, "an index of its own for each label", "one used twice", "correct labels")
-    return named
-
-
 def _nnunet_cases(folder: Path, ending: str, channels: int) -> list[FoundCase]:
     images = {name.removesuffix(ending) for name in _names(folder / "imagesTr", ending)}
     cases = sorted(_names(folder / "labelsTr", ending))
@@ -256,7 +254,7 @@ def _names(folder: Path, ending: str) -> list[str]:
 
 
 def _require_files(folder: Path, cases: Sequence[FoundCase]) -> None:
-    wanted = [name for files in cases for name in (*files.images, files.label)]
+    wanted = [name for files in cases for name in (*files.images, files.label) if name]
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing or not wanted:
         raise ManifestError(

@@ -17,6 +17,7 @@ from medseg.data.casetable import read_cases, write_cases
 from medseg.data.schema import CaseEntry, Channel, Manifest, Modality, Splits
 from medseg.errors import ConfigError, ManifestError
 from medseg.labels import LabelSet
+from medseg.regions import LabelScheme, Region, complete_regions
 from medseg.shipped import Shelf, find_yaml
 from medseg.yamlfile import dump_yaml, load_yaml
 
@@ -45,18 +46,25 @@ class Case:
     Attributes:
         id: Unique name.
         patient: Whose case it is; the case id where the manifest names no patient.
-        images: One absolute path a channel.
+        images: One absolute path a channel; None for a channel that the case has not.
         label: Absolute path of the label map, or None.
-        image_sha256: Checksum of each image file, or empty.
+        image_sha256: Checksum of each image file, None where there is no image; or empty.
         label_sha256: Checksum of the label file, or None.
+        coarse: Label map of the first stage of a cascade; see `medseg.training.cascade`.
     """
 
     id: str
     patient: str
-    images: tuple[Path, ...]
+    images: tuple[Path | None, ...]
     label: Path | None
-    image_sha256: tuple[str, ...] = ()
+    image_sha256: tuple[str | None, ...] = ()
     label_sha256: str | None = None
+    coarse: Path | None = None
+
+    @property
+    def present(self) -> tuple[bool, ...]:
+        """Which channels the case has."""
+        return tuple(image is not None for image in self.images)
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,21 @@ class Dataset:
     def labels(self) -> LabelSet:
         """What the label values mean."""
         return self.manifest.labels
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Unions of labels that are learnt in place of them, in the order of painting; may be empty."""
+        return complete_regions(self.manifest.regions)
+
+    @property
+    def ignore_value(self) -> int | None:
+        """Label value of the voxels that nobody judged."""
+        return self.manifest.ignore_value
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """What is learnt and measured: the labels, or regions made of them, but for voxels that nobody judged."""
+        return LabelScheme(self.labels, self.regions, self.ignore_value)
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -130,10 +153,10 @@ def load_manifest(name_or_path: str | Path, data_root: Path | None = None) -> Da
     manifest = read_manifest(path)
     root = _find_root(path, manifest, data_root)
     cases = tuple(_locate(entry, root) for entry in manifest.entries)
-    if not any(image.is_file() for case in cases for image in case.images):
+    if not any(image.is_file() for case in cases for image in case.images if image):
         raise ManifestError(
             root,
-            expected=f"the files of {manifest.name}, such as {manifest.entries[0].images[0]}",
+            expected=f"the files of {manifest.name}, such as {_some_image(manifest)}",
             found="none of them",
             remedy="pass the folder that the paths start from as --data-root",
         )
@@ -222,7 +245,7 @@ def _find_root(path: Path, manifest: Manifest, data_root: Path | None) -> Path:
             path,
             expected="the folder of the data",
             found="no root in the manifest",
-            remedy=f"pass the folder that {manifest.entries[0].images[0]} lies in as --data-root",
+            remedy=f"pass the folder that {_some_image(manifest)} lies in as --data-root",
         )
     root = (data_root if data_root is not None else path.parent / str(manifest.root)).resolve()
     if not root.is_dir():
@@ -235,11 +258,15 @@ def _find_root(path: Path, manifest: Manifest, data_root: Path | None) -> Path:
     return root
 
 
+def _some_image(manifest: Manifest) -> str:
+    return next(image for image in manifest.entries[0].images if image)
+
+
 def _locate(entry: CaseEntry, root: Path) -> Case:
     return Case(
         id=entry.id,
         patient=entry.owner,
-        images=tuple(root / image for image in entry.images),
+        images=tuple(root / image if image else None for image in entry.images),
         label=root / entry.label if entry.label else None,
         image_sha256=entry.image_sha256 or (),
         label_sha256=entry.label_sha256,

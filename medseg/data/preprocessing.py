@@ -71,6 +71,25 @@ class Preprocessing(BaseModel):
         min_length=1, description="One entry for each channel, or one for all of them."
     )
 
+    channel_flags: bool = Field(
+        default=False,
+        description="Whether a case may lack channels: a missing one is 0, the mean, and the network sees one more "
+        "channel for each, which is 1 where the channel is there and 0 where not.",
+    )
+
+    coarse_labels: tuple[Annotated[int, Field(ge=1, lt=2**24)], ...] = Field(
+        default=(),
+        description="Label values of the first stage of a cascade; the network sees one more channel for each, which "
+        "is 1 where the first stage drew it. Filled in by data.coarse.",
+    )
+
+    def network_channels(self, channels: int) -> int:
+        """Return how many channels the network sees of `channels` images.
+
+        They are twice as many where images have flags, and one more for each label of a first stage.
+        """
+        return (2 * channels if self.channel_flags else channels) + len(self.coarse_labels)
+
     def for_channels(self, channels: int) -> tuple[CTIntensity | ZScoreIntensity, ...]:
         """Return one intensity rule for each of `channels` channels.
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseg.data.channels import drop_channels
 from medseg.data.store import StoredCase
 
 Corner = tuple[int, int, int]
 
-_PLACE, _CASES = 0, 2  # one stream of random numbers for each kind of draw; augmentation has 1
+_PLACE, _CASES, _CHANNELS = 0, 2, 3  # one stream of random numbers for each kind of draw; augmentation has 1
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class PatchSampler:
         foreground_share: Probability that a patch is centred on a voxel of a random class of its case.
         seed: Of all draws.
         slices: Neighbouring slices that are read for each one of the patch; odd.
+        channel_dropout: Probability of each channel of a case to be withheld; one is always left.
     """
 
     cases: Sequence[StoredCase]
@@ -33,6 +35,7 @@ class PatchSampler:
     foreground_share: float
     seed: int
     slices: int = 1
+    channel_dropout: float = 0.0
 
     def sample(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Draw one patch.
@@ -58,6 +61,14 @@ class PatchSampler:
         case: StoredCase = self.cases[order[place]]
         return case
 
+    def present(self, epoch: int, index: int) -> tuple[bool, ...]:
+        """Return which channels the network is given of a patch: those of the case but for the dropped ones."""
+        case = self.case(epoch, index)
+        if not self.channel_dropout:
+            return case.present
+        rng = np.random.default_rng([self.seed, epoch, index, _CHANNELS])
+        return drop_channels(case.present, self.channel_dropout, rng)
+
     def batch(self, epoch: int, first: int, size: int) -> tuple[Tensor, Tensor]:
         """Draw `size` patches from index `first` on; (B, C, i, j, k + slices - 1) and (B, i, j, k)."""
         images, labels = zip(*(self.sample(epoch, first + n) for n in range(size)), strict=True)
@@ -68,6 +79,10 @@ class PatchSampler:
         classes = case.classes
         if classes.size and rng.random() < self.foreground_share:
             voxels = case.voxels_of(int(rng.choice(classes)))
+            centre = voxels[rng.integers(len(voxels))]
+            wanted = [int(c) - p // 2 for c, p in zip(centre, self.patch_size, strict=True)]
+        elif case.has_ignored:  # a patch of voxels that nobody judged would teach nothing
+            voxels = case.voxels_of(0)
             centre = voxels[rng.integers(len(voxels))]
             wanted = [int(c) - p // 2 for c, p in zip(centre, self.patch_size, strict=True)]
         else:

@@ -13,6 +13,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from medseg.errors import ManifestError
 from medseg.labels import LabelSet
+from medseg.regions import Region, region_problems
 
 _Problem = tuple[tuple[int | str, ...], str]
 
@@ -52,7 +53,7 @@ class Channel(BaseModel):
 
 
 class CaseEntry(BaseModel):
-    """One case: the images of one examination, one a channel, and their label map."""
+    """One case: the images of one examination, one a channel, and their label map; channels may be missing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,16 +63,17 @@ class CaseEntry(BaseModel):
         min_length=1,
         description="Whose case it is; a patient's cases share a fold. The case id where unset.",
     )
-    images: tuple[RelativePath, ...] = Field(
+    images: tuple[RelativePath | None, ...] = Field(
         min_length=1,
-        description="One NIfTI file a channel, relative to the data folder, with forward slashes.",
+        description="One NIfTI file a channel, relative to the data folder, with forward slashes; null for a "
+        "channel that the case has not.",
     )
     label: RelativePath | None = Field(
         default=None,
         description="NIfTI label map on the images' grid; unset for a case that nobody annotated.",
     )
-    image_sha256: tuple[Sha256, ...] | None = Field(
-        default=None, description="SHA-256 of each image file, in the order of `images`."
+    image_sha256: tuple[Sha256 | None, ...] | None = Field(
+        default=None, description="SHA-256 of each image file, in the order of `images`; null where there is none."
     )
     label_sha256: Sha256 | None = Field(default=None, description="SHA-256 of the label file.")
 
@@ -79,6 +81,11 @@ class CaseEntry(BaseModel):
     def _check(self) -> CaseEntry:
         if self.image_sha256 is not None and len(self.image_sha256) != len(self.images):
             raise ValueError(f"{len(self.image_sha256)} checksum(s) for {len(self.images)} image(s)")
+        if not any(self.images):
+            raise ValueError("a case has an image in one channel at least")
+        for image, checksum in zip(self.images, self.image_sha256 or (), strict=False):
+            if (image is None) != (checksum is None):
+                raise ValueError(f"image {image or 'null'}, but checksum {checksum or 'null'}")
         if self.label_sha256 is not None and self.label is None:
             raise ValueError("a checksum of a label, but no label")
         return self
@@ -132,6 +139,17 @@ class Manifest(BaseModel):
     cases_csv: Annotated[str, AfterValidator(_plain_name)] | None = Field(
         default=None, description="CSV file beside the manifest that lists the cases, for large data sets."
     )
+    regions: tuple[Region, ...] = Field(
+        default=(),
+        description="Unions of labels that are learnt in place of them and may contain one another; the larger "
+        "ones first, as the later ones are painted over them.",
+    )
+    ignore_value: int | None = Field(
+        default=None,
+        ge=1,
+        lt=2**32,
+        description="Value of voxels that nobody judged: they are neither learnt from nor counted.",
+    )
     splits: Splits | None = Field(default=None, description="Folds for training and validation.")
 
     @model_validator(mode="after")
@@ -176,6 +194,10 @@ def _contradictions(manifest: Manifest) -> Iterator[_Problem]:
     for position, name in enumerate(names):
         if name in names[:position]:
             yield ("channels", position, "name"), f"another channel is named {name}"
+    for position, key, text in region_problems(manifest.regions, manifest.labels):
+        yield ("regions", position, key), text
+    if manifest.ignore_value in manifest.labels.indices:
+        yield ("ignore_value",), f"{manifest.ignore_value} is the value of a label"
     if manifest.cases is not None:
         yield from _case_contradictions(manifest)
         yield from _fold_contradictions(manifest)
@@ -190,6 +212,9 @@ def _case_contradictions(manifest: Manifest) -> Iterator[_Problem]:
         images, channels = len(entry.images), len(manifest.channels)
         if images != channels:
             yield ("cases", position, "images"), f"{entry.id} has {images} image(s) for {channels} channel(s)"
+    for number, channel in enumerate(manifest.channels):
+        if not any(entry.images[number : number + 1] != (None,) for entry in manifest.entries):
+            yield ("channels", number), f"no case has an image of channel {channel.name}"
 
 
 def _fold_contradictions(manifest: Manifest) -> Iterator[_Problem]:

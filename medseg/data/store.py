@@ -1,126 +1,50 @@
-"""Cases preprocessed once and kept on disk, memory-mapped: reading a patch costs the patch, not the volume.
+"""Cases preprocessed once, in parallel, and kept on disk.
 
-A case is a folder named by a hash of the case's files, its labels and the preprocessing, with ``image.npy``
-(C, i, j, k), ``label.npy`` (class indices i, j, k), ``voxels.npy`` (n, 4: class, i, j, k) and ``case.json``,
-which is written last. A changed file or setting gives another name, so that nothing stale is ever read.
+Each case is a folder, as `medseg.data.stored` describes, named by a hash of the case's files, its labels and the
+preprocessing: a changed file or setting gives another name, so that nothing stale is ever read. A folder is
+written under a temporary name and renamed, so that several processes can build one store, and one that was
+killed is completed by the next.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+import platform
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from medseg.data.channels import present_volumes
 from medseg.data.manifest import Case
 from medseg.data.preprocessing import Preprocessing
-from medseg.data.transforms import Prepared, build_transforms, check_same_grid, prepare
-from medseg.errors import ManifestError
-from medseg.files import atomic_path, write_text
+from medseg.data.space import bytes_of, expected_bytes, full_disk, require_space
+from medseg.data.stored import MAX_VOXELS_A_CLASS, StoredCase, StoreDtype, write_case
+from medseg.data.transforms import build_transforms, check_same_grid, prepare
+from medseg.errors import ManifestError, StorageError
+from medseg.files import storage_error
 from medseg.labels import LabelSet
 from medseg.nifti import read_nifti
-from medseg.volume import Grid, Volume, smallest_unsigned
+from medseg.threads import map_threads
+from medseg.volume import Volume, smallest_unsigned
 
-MAX_VOXELS_A_CLASS = 10_000
-_LAYOUT_VERSION = 1
-_MARKER = "case.json"
+__all__ = ["MAX_VOXELS_A_CLASS", "StoreDtype", "StoredCase", "build_store", "file_stamp", "read_case"]
 
-
-@dataclass(frozen=True)
-class StoredCase:
-    """A preprocessed case on disk.
-
-    Args:
-        id: The case's id in the manifest.
-        folder: Where its files are.
-    """
-
-    id: str
-    folder: Path
-
-    @property
-    def image(self) -> NDArray[np.float32]:
-        """The image (C, i, j, k), memory-mapped anew: a process may not keep a map open for every case."""
-        image: NDArray[np.float32] = np.load(self.folder / "image.npy", mmap_mode="r")
-        return image
-
-    @property
-    def label(self) -> NDArray[np.integer[Any]]:
-        """Class indices (i, j, k), memory-mapped anew."""
-        label: NDArray[np.integer[Any]] = np.load(self.folder / "label.npy", mmap_mode="r")
-        return label
-
-    @cached_property
-    def grid(self) -> Grid:
-        """Where the preprocessed voxels lie in the patient."""
-        affine = np.array(json.loads((self.folder / _MARKER).read_text())["affine"])
-        return Grid(self.shape, affine)
-
-    @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        """Size of the preprocessed case."""
-        i, j, k = self.label.shape
-        return i, j, k
-
-    @property
-    def _voxels(self) -> NDArray[np.int32]:
-        voxels: NDArray[np.int32] = np.load(self.folder / "voxels.npy", mmap_mode="r")
-        return voxels
-
-    @cached_property
-    def _spans(self) -> dict[int, slice]:
-        """The rows of each class in the list of voxels, which is ordered by class."""
-        classes, first, count = np.unique(self._voxels[:, 0], return_index=True, return_counts=True)
-        return {int(c): slice(int(a), int(a + n)) for c, a, n in zip(classes, first, count, strict=True)}
-
-    @cached_property
-    def classes(self) -> NDArray[np.int32]:
-        """The foreground classes that are present."""
-        return np.array(list(self._spans), dtype=np.int32)
-
-    def voxels_of(self, class_index: int) -> NDArray[np.int32]:
-        """Return at most 10,000 voxel indices (n, 3) of one class, memory-mapped."""
-        return self._voxels[self._spans.get(class_index, slice(0)), 1:]
-
-    def patch(self, corner: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Copy a patch; what reaches outside the case is 0, the mean and the background.
-
-        Args:
-            corner: First voxel (i, j, k); may be negative.
-            size: Voxels along (i, j, k).
-
-        Returns:
-            Image float32 (C, *size) and class indices int64 (*size).
-        """
-        stored_image, stored_label = self.image, self.label
-        image = torch.zeros((stored_image.shape[0], *size))
-        label = torch.zeros(tuple(size), dtype=torch.int64)
-        spans = [
-            (max(c, 0), max(c, 0, min(c + s, n))) for c, s, n in zip(corner, size, self.shape, strict=True)
-        ]  # first voxel and the one after the last; empty where the patch lies outside
-        source = tuple(slice(first, end) for first, end in spans)
-        target = tuple(slice(first - c, end - c) for (first, end), c in zip(spans, corner, strict=True))
-        image[(slice(None), *target)] = torch.from_numpy(np.array(stored_image[(slice(None), *source)]))
-        label[target] = torch.from_numpy(stored_label[source].astype(np.int64))
-        return image, label
-
-    def whole(self) -> Prepared:
-        """Return the whole case in memory."""
-        return Prepared(
-            torch.from_numpy(np.array(self.image)), self.grid, torch.from_numpy(self.label.astype(np.int64))
-        )
+_LAYOUT_VERSION = 2
+_LEFT_OVER_S = 3600.0  # no case takes as long to write
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def read_case(case: Case) -> tuple[list[Volume], Volume]:
-    """Read the images and the label of a case that has one.
+def read_case(case: Case) -> tuple[list[Volume | None], Volume]:
+    """Read the images of a case, None for a channel that it has not, and the label that it must have.
 
     Raises:
         NiftiError: A file cannot be read.
@@ -129,10 +53,11 @@ def read_case(case: Case) -> tuple[list[Volume], Volume]:
     """
     if case.label is None:
         raise ManifestError(case.id, expected="a label", found="none", remedy="leave the case out of the folds")
-    images = [read_nifti(path) for path in case.images]
+    images = [None if path is None else read_nifti(path) for path in case.images]
     label = read_nifti(case.label)
-    for volume in (*images[1:], label):
-        check_same_grid(images[0], volume)
+    first, *others = present_volumes(images)
+    for volume in (*others, label):
+        check_same_grid(first, volume)
     return images, label
 
 
@@ -142,8 +67,14 @@ def build_store(
     preprocessing: Preprocessing,
     labels: LabelSet,
     advance: Callable[[int, int], None] | None = None,
+    *,
+    dtype: StoreDtype = "float16",
+    ignore_value: int | None = None,
 ) -> list[StoredCase]:
-    """Preprocess every case that is not in the folder yet.
+    """Preprocess every case that is not in the folder yet, at most 4 at a time.
+
+    Several processes may build one store at once. Each ends with every case; of a case that two of them have
+    made, one is kept.
 
     Args:
         folder: Of the store; may hold the cases of other settings too.
@@ -151,79 +82,142 @@ def build_store(
         preprocessing: Complete.
         labels: Turn label values into class indices; values that are not in the set are refused.
         advance: Called with (cases done, cases in all).
+        dtype: Of the images; a case with a value beyond float16 is kept in float32.
+        ignore_value: Label value of the voxels that nobody judged.
 
     Raises:
         InputError: A case cannot be read, or its label holds unknown values.
-        StorageError: The disk is full.
+        StorageError: The disk is full, or would be. What was stored before is kept, and nothing half-written.
     """
-    stored = []
-    transforms = build_transforms(preprocessing, len(cases[0].images) if cases else 1)
-    for number, case in enumerate(cases):
-        target = StoredCase(case.id, folder / _key(case, preprocessing, labels))
-        if not (target.folder / _MARKER).is_file():
-            images, label = read_case(case)
-            classes = _class_indices(label, labels, case)
-            _write(target, prepare(transforms, images, classes))
-        stored.append(target)
-        if advance:
-            advance(number + 1, len(cases))
+    builder = _Builder(folder, preprocessing, labels, dtype, ignore_value)
+    _remove_left_over(folder)
+    stored = [builder.target(case) for case in cases]
+    missing = [case for case, target in zip(cases, stored, strict=True) if not target.is_whole]
+    needed = builder.bytes_of(missing)
+    if preprocessing.crop_above is None:
+        require_space(folder, needed, len(missing))
+    elif missing:  # the first case shows what the crop leaves
+        builder.build(missing[0])
+        left = bytes_of(builder.target(missing[0]).folder) / max(builder.bytes_of(missing[:1]), 1)
+        require_space(folder, round(left * builder.bytes_of(missing[1:])), len(missing) - 1)
+    try:
+        map_threads(builder.build, cases, advance)
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+            left_out = [case for case in missing if not builder.target(case).is_whole]
+            room = builder.bytes_of(left_out)
+            raise full_disk(folder, room, len(left_out), "the disk is full") from error
+        raise
     return stored
 
 
-def _class_indices(label: Volume, labels: LabelSet, case: Case) -> Volume:
-    unknown = labels.unknown_values(label.array)
-    if unknown:
+@dataclass(frozen=True)
+class _Builder:
+    """Turns cases into stored cases."""
+
+    folder: Path
+    preprocessing: Preprocessing
+    labels: LabelSet
+    dtype: StoreDtype
+    ignore_value: int | None = None
+
+    def target(self, case: Case) -> StoredCase:
+        """Say where a case is stored: under a hash of what it is made from, files by size and time of change."""
+        facts = {
+            "layout": _LAYOUT_VERSION,
+            "files": file_stamp(case),
+            "preprocessing": self.preprocessing.model_dump(mode="json"),
+            "labels": self.labels.indices,
+            "ignore_value": self.ignore_value,
+            "dtype": self.dtype,
+        }
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+        return StoredCase(case.id, self.folder / key)
+
+    def build(self, case: Case) -> StoredCase:
+        """Preprocess and write a case unless it is there by now."""
+        target = self.target(case)
+        if not target.is_whole:
+            images, label = read_case(case)
+            classes = _class_indices(label, self.labels, case, self.ignore_value)
+            ignore_index = None if self.ignore_value is None else self.labels.ignore_index
+            prepared = prepare(build_transforms(self.preprocessing, len(images)), images, classes)
+            with _new_folder(target) as temporary:
+                write_case(StoredCase(case.id, temporary), prepared, self.dtype, ignore_index)
+        return target
+
+    def bytes_of(self, cases: Sequence[Case]) -> int:
+        """Return about how many bytes cases take, at most, without a crop."""
+        return sum(expected_bytes(case, self.preprocessing, len(self.labels), self.dtype) for case in cases)
+
+
+def file_stamp(case: Case) -> list[tuple[str, int, int]]:
+    """Return (path, bytes, time of change in ns) of a case's files, zeros for one that is not there."""
+    stamps = []
+    for path in (*case.images, case.label):
+        status = path.stat() if path is not None and path.is_file() else None
+        stamps.append((str(path or ""), status.st_size if status else 0, status.st_mtime_ns if status else 0))
+    return stamps
+
+
+def _class_indices(label: Volume, labels: LabelSet, case: Case, ignore_value: int | None) -> Volume:
+    slices = [label.array[..., k] for k in range(label.array.shape[2])]  # one at a time: less memory
+    unknown = np.unique([value for one in slices for value in labels.unknown_values(one, ignore_value)])
+    if unknown.size:
         raise ManifestError(
             case.label,
-            expected=f"the values 0, {', '.join(map(str, labels.indices))}",
+            expected=f"the values {', '.join(map(str, labels.class_values(ignore_value)))}",
             found=f"also {', '.join(f'{value:g}' for value in unknown[:5])}",
             remedy="add them to the manifest's labels, or correct the label map",
         )
-    classes = np.searchsorted(labels.channel_values, label.array)
-    return Volume(classes.astype(smallest_unsigned(len(labels))), label.affine, source=label.source)
+    classes = np.empty(label.array.shape, smallest_unsigned(labels.ignore_index), order="F")
+    for k, one in enumerate(slices):
+        classes[..., k] = labels.class_indices(one, ignore_value)
+    return Volume(classes, label.affine, source=label.source)
 
 
-def _write(case: StoredCase, prepared: Prepared) -> None:
-    if prepared.label is None:
-        raise ValueError("a stored case has a label")
-    classes = prepared.label.numpy()
-    arrays = {
-        "image.npy": prepared.image.numpy(),
-        "label.npy": classes.astype(smallest_unsigned(int(classes.max()))),
-        "voxels.npy": _sample_voxels(classes),
-    }
-    for name, array in arrays.items():
-        with atomic_path(case.folder / name) as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-    write_text(case.folder / _MARKER, json.dumps({"id": case.id, "affine": prepared.grid.affine.tolist()}))
+@contextmanager
+def _new_folder(target: StoredCase) -> Iterator[Path]:
+    """Give a temporary folder beside the target; on success it is renamed, unless another process was first.
+
+    Raises:
+        StorageError: It cannot be written. Nothing is left behind.
+    """
+    owner = f"{os.getpid()}@{platform.node()}"
+    temporary = target.folder.with_name(f".{secrets.token_hex(4)}.{owner}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if target.folder.exists() and not target.is_whole:
+            shutil.rmtree(target.folder)  # a file of it was deleted
+        try:
+            temporary.rename(target.folder)
+        except OSError:
+            if not target.is_whole:
+                raise
+    except OSError as error:
+        raise storage_error(target.folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sample_voxels(classes: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
-    """Return (n, 4): class, i, j, k of at most 10,000 random voxels of each foreground class."""
-    rng = np.random.default_rng(0)
-    rows = [np.empty((0, 4), dtype=np.int32)]
-    for index in np.unique(classes[classes > 0]):
-        voxels = np.argwhere(classes == index)
-        if len(voxels) > MAX_VOXELS_A_CLASS:
-            voxels = voxels[rng.choice(len(voxels), MAX_VOXELS_A_CLASS, replace=False)]
-        rows.append(np.column_stack((np.full(len(voxels), index), voxels)).astype(np.int32))
-    return np.concatenate(rows)
+def _remove_left_over(folder: Path) -> None:
+    """Remove temporary folders of processes that were killed."""
+    for temporary in folder.glob(".*.*@*"):
+        pid, _, host = temporary.name.split(".", 2)[2].partition("@")
+        gone = host == platform.node() and pid.isdigit() and not _is_running(int(pid))
+        with suppress(FileNotFoundError):
+            if gone or time.time() - temporary.stat().st_mtime > _LEFT_OVER_S:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _key(case: Case, preprocessing: Preprocessing, labels: LabelSet) -> str:
-    """Hash what a stored case is made from; files by size and time of change."""
-    files = [path for path in (*case.images, case.label) if path is not None]
-    facts = {
-        "layout": _LAYOUT_VERSION,
-        "files": [[str(path), *_stamp(path)] for path in files],
-        "preprocessing": preprocessing.model_dump(mode="json"),
-        "labels": labels.indices,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    if not path.is_file():
-        return 0, 0
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # elsewhere signal 0 ends the process
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

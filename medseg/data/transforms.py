@@ -1,7 +1,7 @@
 """The preprocessing contract as MONAI dictionary transforms: volumes -> what a network sees.
 
-Keys are ``image`` (one `Volume` for each channel) and ``label`` (one, optional). Nothing is lazy:
-MONAI's lazy resampling interpolates labels.
+Keys are ``image`` (one `Volume` for each channel), ``label`` and ``coarse``, the label map of the first stage of a
+cascade (one each, optional). Nothing is lazy: MONAI's lazy resampling interpolates labels.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from monai.transforms import Compose, CropForegroundd, MapTransform, Orientation
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.data.channels import present_volumes
 from medseg.data.preprocessing import CTIntensity, Preprocessing, ZScoreIntensity
 from medseg.data.resample import GridMap, resample
 from medseg.errors import InputError, MedsegError, is_out_of_memory
 from medseg.volume import MAX_VOXELS, Affine, Grid, Volume, require_same_grid
 
-IMAGE, LABEL = "image", "label"
+IMAGE, LABEL, COARSE = "image", "label", "coarse"
 _RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _SMALLEST_STD = 1e-8
 _KEEP_SPACING = ("keep", "keep", "keep")
@@ -35,14 +36,19 @@ class Prepared:
     """A case as a network sees it.
 
     Attributes:
-        image: float32 (C, i, j, k).
+        image: float32 (C, i, j, k); a channel that is missing is 0. Flags are not in it; see
+            `medseg.data.channels.with_flags`.
         label: Label values (i, j, k) on the same grid, where a label was given.
         grid: Where the voxels lie in the patient.
+        present: Which channels the case has; None where it has all.
+        coarse: Label values (i, j, k) of the first stage of a cascade, on the same grid.
     """
 
     image: Tensor
     grid: Grid
     label: Tensor | None = None
+    present: tuple[bool, ...] | None = None
+    coarse: Tensor | None = None
 
 
 class StackVolumesd(MapTransform):  # type: ignore[misc]
@@ -57,7 +63,7 @@ class StackVolumesd(MapTransform):  # type: ignore[misc]
         first: Volume = data[IMAGE][0]
         for key in self.key_iterator(out):
             volumes: Sequence[Volume] = data[key]
-            out[key] = _placed(_stack(volumes, is_label=key == LABEL), first.grid)
+            out[key] = _placed(_stack(volumes, is_label=key != IMAGE), first.grid)
         return out
 
 
@@ -84,7 +90,7 @@ class ExactSpacingd(MapTransform):  # type: ignore[misc]
             source = grid_of(x)
             target = spaced_grid(source, self.spacing_mm)
             if source.difference(target, tolerance_mm=0.0) is not None:
-                values = resample(x.as_tensor(), GridMap(source, target), nearest=key == LABEL)
+                values = resample(x.as_tensor(), GridMap(source, target), nearest=key != IMAGE)
                 out[key] = _placed(values, target)
         return out
 
@@ -120,7 +126,7 @@ def build_transforms(preprocessing: Preprocessing, channels: int) -> Callable[[D
         preprocessing: Complete; see `Preprocessing.completed`.
         channels: Number of image channels.
     """
-    keys = (IMAGE, LABEL)
+    keys = (IMAGE, LABEL, COARSE)
     steps: list[Any] = [
         StackVolumesd(keys, allow_missing_keys=True),
         Orientationd(keys, axcodes="RAS", labels=_RAS_LABELS, allow_missing_keys=True),
@@ -142,26 +148,31 @@ def build_transforms(preprocessing: Preprocessing, channels: int) -> Callable[[D
 
 
 def prepare(
-    transforms: Callable[[Data], dict[str, Any]], images: Sequence[Volume], label: Volume | None = None
+    transforms: Callable[[Data], dict[str, Any]],
+    images: Sequence[Volume | None],
+    label: Volume | None = None,
+    coarse: Volume | None = None,
 ) -> Prepared:
     """Run the preprocessing on one case.
 
     Args:
         transforms: From `build_transforms`.
-        images: One volume a channel.
+        images: One volume a channel; None for one that is missing, which becomes 0 and changes no crop.
         label: The label map, where there is one.
+        coarse: The label map of the first stage of a cascade, where there is one.
 
     Raises:
         GridError: The volumes do not share one grid.
-        InputError: An image holds NaN or infinite values.
+        InputError: An image holds NaN or infinite values, or there is none.
     """
-    for volume in images:
+    given = present_volumes(images)
+    for volume in given:
         _check_finite(volume)
-    data: dict[Hashable, Any] = {IMAGE: list(images)}
-    if label is not None:
-        data[LABEL] = [label]
-    for volume in (*images[1:], *data.get(LABEL, ())):
-        check_same_grid(images[0], volume)
+    data: dict[Hashable, Any] = {IMAGE: [given[0] if image is None else image for image in images]}
+    maps = {key: volume for key, volume in ((LABEL, label), (COARSE, coarse)) if volume is not None}
+    data |= {key: [volume] for key, volume in maps.items()}
+    for volume in (*given[1:], *maps.values()):
+        check_same_grid(given[0], volume)
     try:
         out = transforms(data)
     except RuntimeError as error:  # Compose hides what happened in a RuntimeError
@@ -169,9 +180,13 @@ def prepare(
         if cause is not None and (isinstance(cause, MedsegError) or is_out_of_memory(cause)):
             raise cause from error
         raise
-    image = out[IMAGE]
-    prepared_label = out[LABEL].as_tensor()[0] if label is not None else None
-    return Prepared(image.as_tensor(), grid_of(image), prepared_label)
+    image, present = out[IMAGE], tuple(volume is not None for volume in images)
+    drawn = {key: out[key].as_tensor()[0] for key in maps}
+    for channel, there in zip(image.as_tensor(), present, strict=True):
+        if not there:
+            channel.zero_()
+    which = None if all(present) else present
+    return Prepared(image.as_tensor(), grid_of(image), drawn.get(LABEL), which, drawn.get(COARSE))
 
 
 def check_same_grid(first: Volume, other: Volume) -> None:

@@ -6,6 +6,7 @@ copy of the logits. The image (B, C, *spatial), as the network saw it, is needed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -13,10 +14,11 @@ from torch import nn
 from medseg.losses.compound import CrossEntropyDiceLoss, CrossEntropyLogDiceLoss, DiceFocalLoss
 from medseg.losses.deep_supervision import DeepSupervision
 from medseg.losses.pairwise import cross_entropy_crf, cross_entropy_dice_crf
+from medseg.losses.regions import IGNORED, RegionLoss
 from medseg.losses.single import CrossEntropyLoss, DiceLoss, GeneralizedDiceLoss, TverskyLoss
 from medseg.registry import Registry
 
-__all__ = ["LOSSES", "DeepSupervision", "build_loss"]
+__all__ = ["LOSSES", "DeepSupervision", "RegionLoss", "build_loss", "build_region_loss"]
 
 LOSSES: Registry[nn.Module] = Registry(
     "loss",
@@ -45,3 +47,21 @@ def build_loss(name: str, **fields: Any) -> nn.Module:
         UsageError: There is no such loss, or a value is out of its range.
     """
     return LOSSES.build(name, **fields)
+
+
+def build_region_loss(
+    name: str, members: Sequence[Sequence[int]], ignore_index: int | None = None, **fields: Any
+) -> RegionLoss:
+    """Build a loss of regions, one logit each, by the name of the loss that each of them has.
+
+    Args:
+        name: A name of `LOSSES`.
+        members: Class indices that each region is made of.
+        ignore_index: Voxels with this class index take no part.
+        fields: The loss's own arguments but for ``ignore_index``; class weights are those of outside and inside.
+
+    Raises:
+        UsageError: There is no such loss, a value is out of its range, or a region has no class.
+    """
+    ignored = None if ignore_index is None else IGNORED
+    return RegionLoss(build_loss(name, **fields, ignore_index=ignored), members, ignore_index)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medseg.errors import UsageError
 from medseg.losses.pairwise import PairwiseLoss
+from medseg.losses.regions import RegionLoss
 
 
 class DeepSupervision(nn.Module):
@@ -46,7 +47,7 @@ class DeepSupervision(nn.Module):
             raise UsageError(
                 "logits", expected="the outputs of the decoder", found="none", remedy="pass at least the finest"
             )
-        coarse_loss = self.loss.unary if isinstance(self.loss, PairwiseLoss) else self.loss
+        coarse_loss = self.loss.unary if isinstance(self.loss, PairwiseLoss | RegionLoss) else self.loss
         total: Tensor = self.loss(levels[0], target, image)
         for number, level in enumerate(levels[1:], start=1):
             total = total + coarse_loss(level, self._target(target, level, number)) / 2**number

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medseg.errors import UsageError
+from medseg.losses.gathered import gathered
 
 # Elements of a chunk: what stays in a CPU's cache, or keeps a GPU busy with few launches.
 _CHUNK_CPU = 1 << 20
@@ -45,6 +46,8 @@ class ClassSums(NamedTuple):
 def class_sums(logits: Tensor, target: Tensor, *, ignore_index: int | None = None, gamma: float = 0.0) -> ClassSums:
     """Sum softmax probabilities over the voxels; differentiable once, in the logits.
 
+    Where several processes train together, the samples are those of all of them, for `medseg.losses.gathered`.
+
     Computed outside autocast, in float32 for half-precision logits, else in the logits' own type. Contiguous and
     channels-last logits are both read in place, and the gradient has the layout of the logits.
 
@@ -65,7 +68,8 @@ def class_sums(logits: Tensor, target: Tensor, *, ignore_index: int | None = Non
             remedy="pass indices without a channel axis, of the size of the logits",
         )
     with torch.autocast(logits.device.type, enabled=False):
-        return ClassSums(*_Tables.apply(logits, target, ignore_index, gamma))  # type: ignore[no-untyped-call]
+        tables: Tensor = _Tables.apply(logits, target, ignore_index, gamma)  # type: ignore[no-untyped-call]
+        return ClassSums(*gathered(tables))
 
 
 class _Tables(torch.autograd.Function):

@@ -3,7 +3,8 @@
 With deep supervision, while training, a network returns a list of logits, the finest first.
 
 Each has ``multiple``: the number of voxels along each axis that become one where it is coarsest; ``norm``: its
-normalisation; and ``encoder``: what pretrained weights are for.
+normalisation; ``encoder``: what pretrained weights are for; and ``parts()``: its modules from the image to the
+logits, the head last.
 """
 
 from __future__ import annotations

@@ -40,6 +40,9 @@ class Encoder(Protocol):
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Return the feature maps of images (B, C, *spatial)."""
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image on."""
+
 
 @dataclass(frozen=True)
 class Backbone:

@@ -74,6 +74,11 @@ class Decoder(nn.Module):
                 heads.append(self.heads[level](x))
         return heads[::-1] if self.deep_supervision and self.training else heads[-1]
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the coarsest stage to the finest, and the heads last."""
+        levels = reversed(range(len(self.stages)))
+        return [*([self.ups[n], self.gates[n], self.stages[n]] for n in levels), [self.heads]]
+
 
 def crop_logits(logits: Logits, size: Sequence[int], stages: Stages) -> Logits:
     """Cut an image's part out of the logits of the image padded at its far ends.

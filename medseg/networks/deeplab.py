@@ -95,6 +95,10 @@ class DeepLabV1(nn.Module):
         """Map images (B, C, *spatial) to logits (B, K, *spatial)."""
         return self.layers.resize(self.head(self.encoder(x)[-1]), x.shape[2:])
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image to the logits; the last one counts the classes."""
+        return [*self.encoder.parts(), [self.head[:-1]], [self.head[-1]]]
+
 
 class DeepLabV2(nn.Module):
     """A dilated ResNet and the sum of scores at four rates, optionally of the image at several scales.
@@ -180,6 +184,10 @@ class DeepLabV2(nn.Module):
         if best is None:
             raise ValueError("there is always at least one scale")
         return best
+
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image to the logits; the last one counts the classes."""
+        return [*self.encoder.parts(), [self.head]]
 
 
 def _rates(rates: Rates, paper: tuple[int, ...], patch_size: Sizes | None, encoder: Encoder) -> tuple[Sizes, ...]:

@@ -110,6 +110,10 @@ class DeepLabV3(nn.Module):
         """Map images (B, C, *spatial) to logits (B, K, *spatial)."""
         return self.layers.resize(self.head(self.aspp(self.encoder(x)[-1])), x.shape[2:])
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image to the logits; the last one counts the classes."""
+        return [*self.encoder.parts(), [self.aspp], [self.head[:-1]], [self.head[-1]]]
+
 
 class DeepLabV3Plus(nn.Module):
     """DeepLab v3 as an encoder, and a decoder that adds the features at stride 4.
@@ -209,6 +213,11 @@ class DeepLabV3Plus(nn.Module):
         deep = self.layers.resize(self.aspp(features[-1]), low.shape[2:])
         both = torch.cat((deep, self.low(self.gate(low, deep))), dim=1)
         return self.layers.resize(self.decoder(both), x.shape[2:])
+
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image to the logits; the last one counts the classes."""
+        joined: list[nn.Module] = [self.gate, self.low, self.decoder[:-1]]
+        return [*self.encoder.parts(), [self.aspp], joined, [self.decoder[-1]]]
 
 
 def _grid(multi_grid: tuple[int, ...] | None, backbone: BackboneName) -> tuple[int, ...] | None:

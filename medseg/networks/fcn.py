@@ -120,6 +120,10 @@ class FCN(nn.Module):
             logits = logits + self.scores[n + 1](gate(features[n + 1], logits))
         return crop_to(self.ups[-1](logits), size)
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image to the logits; the last one counts the classes."""
+        return [*self.encoder.parts(), [self.head], [self.scores, self.gates, self.ups]]
+
 
 class Upsampling(nn.Module):
     """Transposed convolution with kernel 2s and stride s, at first linear interpolation.

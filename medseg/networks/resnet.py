@@ -77,6 +77,12 @@ class ResNetEncoder(nn.Module):
             features.append(x)
         return features
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image on."""
+        body = self.body
+        stages = [body.conv1, body.bn1, body.act], [body.layer1], [body.layer2], [body.layer3], [body.layer4]
+        return [[*stage, attend] for stage, attend in zip(stages, self.attention, strict=True)]
+
 
 class PaddedShortcut(nn.Module):
     """Shortcut A: every stride-th voxel, further channels at zero."""

@@ -108,6 +108,10 @@ class ResUNet(nn.Module):
         logits = self.decoder(self.encoder(pad_to_multiple(x, self.multiple)))
         return crop_logits(logits, x.shape[2:], self.stages)
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image to the logits; the last one counts the classes."""
+        return [*self.encoder.parts(), *self.decoder.parts()]
+
 
 class ResidualEncoder(nn.Module):
     """A convolution, then stages of residual blocks; the first block of a stage has its stride.
@@ -158,6 +162,11 @@ class ResidualEncoder(nn.Module):
             x = stage(x)
             features.append(x)
         return features
+
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image on."""
+        first, *others = self.stages
+        return [[self.stem, first], *([stage] for stage in others)]
 
 
 class ResidualBlock(nn.Module):

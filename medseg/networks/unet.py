@@ -138,6 +138,10 @@ class UNet(nn.Module):
         """Map images whose size fits to logits: of all of it, or of its centre where convolutions cut."""
         return self.decoder(self.encoder(x))  # type: ignore[no-any-return]
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image to the logits; the last one counts the classes."""
+        return [*self.encoder.parts(), *self.decoder.parts()]
+
 
 class PlainEncoder(nn.Module):
     """The contracting path: two convolutions a stage.
@@ -192,3 +196,7 @@ class PlainEncoder(nn.Module):
             x = stage(x)
             features.append(x)
         return features
+
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image on."""
+        return [[stage] for stage in self.stages]

@@ -62,3 +62,7 @@ class VGG16Encoder(nn.Module):
             x = attend(self.features[stage](x))
             features.append(x)
         return features
+
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image on."""
+        return [[self.features[stage], attend] for stage, attend in zip(self._stages, self.attention, strict=True)]

@@ -79,6 +79,16 @@ class XceptionEncoder(nn.Module):
         last = self.attention[3](self.block21(self.block20(middle)))
         return [stem, low, second, middle, last]
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return its modules in parts, from the image on."""
+        first, second, third, last = self.attention
+        return [
+            [self.stem, first],
+            [self.block1, self.block2, second],
+            [self.block3, self.middle, third],
+            [self.block20, self.block21, last],
+        ]
+
 
 class XceptionBlock(nn.Module):
     """Three activations each followed by a separable convolution, and a shortcut past them.

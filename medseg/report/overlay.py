@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ from numpy.typing import NDArray
 
 from medseg.files import atomic_path
 from medseg.labels import Label, LabelMap
-from medseg.report.slices import PLANES, Plane, centre_of, cut, display_axes, displayed, grey_window
+from medseg.report.slices import (
+    PLANES,
+    Plane,
+    centre_of,
+    cut,
+    display_axes,
+    displayed,
+    displayed_index,
+    grey_window,
+)
 from medseg.volume import Volume, require_same_grid
 
 _WIDTH_INCH = 10.0
@@ -64,10 +74,19 @@ class _Row:
     name: str
     array: NDArray[Any]
     labels: list[Label]
+    outline: NDArray[Any] | None = None  # drawn as lines, and `array` as areas without lines
 
 
-def overlay_figure(image: Volume, labels: LabelMap, reference: LabelMap | None = None, title: str = "") -> Figure:
-    """Draw axial, coronal and sagittal slices through the centre of the labelled region.
+def overlay_figure(
+    image: Volume,
+    labels: LabelMap,
+    reference: LabelMap | None = None,
+    title: str = "",
+    *,
+    centre: Sequence[int] | None = None,
+    outlined: bool = False,
+) -> Figure:
+    """Draw axial, coronal and sagittal slices through the centre of the labelled region, or through a voxel.
 
     The grey window is that of soft tissue (level 40 HU, width 400 HU) where the image's modality is CT, else it
     goes from the 1st to the 99th percentile. Values that the label set does not name are not drawn. The legend
@@ -78,6 +97,8 @@ def overlay_figure(image: Volume, labels: LabelMap, reference: LabelMap | None =
         labels: Label map on its grid.
         reference: A second label map on the same grid, drawn as a second row of the same slices.
         title: Heading; no patient data.
+        centre: Index (i, j, k) of the voxel that the slices go through.
+        outlined: Draw the reference as lines over the areas of the first label map, not as a second row.
 
     Returns:
         A figure on an Agg canvas; its axes are labelled ``axial``, ``coronal`` and ``sagittal``, in the second
@@ -94,11 +115,13 @@ def overlay_figure(image: Volume, labels: LabelMap, reference: LabelMap | None =
     scene = _Scene(
         image=displayed(image.array, image.grid),
         spacing_mm=tuple(image.spacing_mm[axis] for axis in display_axes(image.grid)),
-        centre=centre_of(arrays),
+        centre=centre_of(arrays) if centre is None else displayed_index(centre, image.grid),
         window=grey_window(image),
     )
+    if outlined:
+        return _figure(scene, [_Row("", arrays[0], _shown(scene, arrays, labels), arrays[-1])], title)
     rows = [
-        _Row(name, array, _shown(scene, array, label_map))
+        _Row(name, array, _shown(scene, [array], label_map))
         for (name, label_map), array in zip(maps.items(), arrays, strict=True)
     ]
     return _figure(scene, rows, title)
@@ -125,8 +148,8 @@ def write_overlay(
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _shown(scene: _Scene, array: NDArray[Any], labels: LabelMap) -> list[Label]:
-    values = np.concatenate([np.unique(cut(array, plane, scene.centre)) for plane in PLANES])
+def _shown(scene: _Scene, arrays: list[NDArray[Any]], labels: LabelMap) -> list[Label]:
+    values = np.concatenate([np.unique(cut(array, plane, scene.centre)) for array in arrays for plane in PLANES])
     return [label for label in labels.labels if label.index in values]
 
 
@@ -180,11 +203,13 @@ def _boxes_inch(scene: _Scene, most_inch: float) -> tuple[list[Rectangle], float
 
 def _draw_panel(axes: Axes, scene: _Scene, plane: Plane, row: _Row) -> None:
     picture = cut(scene.image, plane, scene.centre)
-    values = cut(row.array, plane, scene.centre)
+    filled = cut(row.array, plane, scene.centre)
+    lines = filled if row.outline is None else cut(row.outline, plane, scene.centre)
     low, high = scene.window
     axes.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="bicubic", aspect="auto")
     for label in row.labels:
-        _draw_label(axes, values == label.index, label)
+        _draw_label(axes, filled == label.index, label, fill=True)
+        _draw_label(axes, lines == label.index, label, fill=False)
     axes.set_xlim(-0.5, picture.shape[1] - 0.5)
     axes.set_ylim(picture.shape[0] - 0.5, -0.5)
     axes.set_axis_off()
@@ -193,16 +218,18 @@ def _draw_panel(axes: Axes, scene: _Scene, plane: Plane, row: _Row) -> None:
         _draw_scale_bar(axes, scene, plane)
 
 
-def _draw_label(axes: Axes, mask: NDArray[np.bool_], label: Label) -> None:
-    """Fill and outline a mask along the line half way between the centres of its voxels and their neighbours."""
+def _draw_label(axes: Axes, mask: NDArray[np.bool_], label: Label, *, fill: bool) -> None:
+    """Fill or outline a mask along the line half way between the centres of its voxels and their neighbours."""
     y, x = np.nonzero(mask)
     if not y.size:
         return
     top, left = int(y.min()), int(x.min())
     level = np.pad(mask[top : y.max() + 1, left : x.max() + 1], 1).astype(np.float32)
     rows, columns = (np.arange(size) + start - 1 for size, start in zip(level.shape, (top, left), strict=True))
-    axes.contourf(columns, rows, level, levels=[0.5, 1.5], colors=[label.rgb], alpha=_FILL_ALPHA)
-    axes.contour(columns, rows, level, levels=[0.5], colors=[label.rgb], linewidths=1.2)
+    if fill:
+        axes.contourf(columns, rows, level, levels=[0.5, 1.5], colors=[label.rgb], alpha=_FILL_ALPHA)
+    else:
+        axes.contour(columns, rows, level, levels=[0.5], colors=[label.rgb], linewidths=1.2)
 
 
 def _write_marks(axes: Axes, plane: Plane) -> None:

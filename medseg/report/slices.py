@@ -8,6 +8,7 @@ along its own axes, each under the plane that it is nearest to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,16 @@ def displayed(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
     """Return a view of an array (i, j, k) in display order: to the left, to the back, to the feet."""
     steps = [slice(None, None, -1 if towards in grid.orientation else 1) for towards in "RAS"]
     return array.transpose(display_axes(grid))[tuple(steps)]
+
+
+def displayed_index(index: Sequence[int], grid: Grid) -> tuple[int, ...]:
+    """Return where the voxel (i, j, k) of an array lies in its view in display order."""
+    axes = display_axes(grid)
+    flipped = [towards in grid.orientation for towards in "RAS"]
+    return tuple(
+        grid.shape[axis] - 1 - index[axis] if flip else index[axis]
+        for axis, flip in zip(axes, flipped, strict=True)
+    )
 
 
 def cut(array: NDArray[Any], plane: Plane, centre: tuple[int, ...]) -> NDArray[Any]:

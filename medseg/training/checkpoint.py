@@ -5,6 +5,7 @@ Random draws need no state: each is keyed by seed and step.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class TrainState(BaseModel):
         setup_s: Of these, what measuring and preprocessing took.
         reserve_s: Seconds to keep for what comes after the last step, or None before it is known.
         budget_s: Wall-clock seconds that the run may take, or None.
+        waited_s: Seconds of the current epoch that steps waited for data.
+        worked_s: Seconds of the current epoch in all.
+        skipped: Steps whose loss or gradient was not finite.
+        skipped_in_row: Of these, the last ones in a row.
         best_dice: Best mean validation Dice so far, or None before the first validation.
         scaler: State of the gradient scaler (fp16 only).
         config_sha256: Of the configuration that the run belongs to.
@@ -48,20 +53,40 @@ class TrainState(BaseModel):
     setup_s: float = 0.0
     reserve_s: float | None = None
     budget_s: float | None = None
+    waited_s: float = 0.0
+    worked_s: float = 0.0
+    skipped: int = 0
+    skipped_in_row: int = 0
     best_dice: float | None = None
     scaler: dict[str, Any] = {}
     config_sha256: str = ""
     data_sha256: tuple[str, str] = ("", "")
 
 
-def save_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+@dataclass(frozen=True)
+class Learner:
+    """What the tensors of a checkpoint belong to.
+
+    Attributes:
+        network: The network itself.
+        optimizer: Of its parameters.
+        mean_weights: The running mean of its weights, or None.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    mean_weights: nn.Module | None = None
+
+
+def save_checkpoint(path: Path, learner: Learner, state: TrainState) -> None:
     """Write a checkpoint atomically.
 
     Raises:
         StorageError: The file cannot be written.
     """
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= _flat(optimizer)
+    tensors = _named("network.", learner.network) | _flat(learner.optimizer)
+    if learner.mean_weights is not None:
+        tensors |= _named("mean.", learner.mean_weights)
     save_tensors(path, tensors, {_METADATA_KEY: state.model_dump_json()})
 
 
@@ -78,8 +103,8 @@ def read_state(path: Path) -> TrainState:
         raise _unusable(path, error) from error
 
 
-def load_tensors(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read the tensors of a checkpoint into a network and its optimizer.
+def load_tensors(path: Path, learner: Learner) -> None:
+    """Read the tensors of a checkpoint into a network, its optimizer and the mean of its weights.
 
     Raises:
         ModelError: The file is missing, damaged, or of another network.
@@ -87,8 +112,10 @@ def load_tensors(path: Path, network: nn.Module, optimizer: torch.optim.Optimize
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        network.load_state_dict(_under("network.", tensors))
-        optimizer.load_state_dict(_unflat(_under("optimizer.", tensors), optimizer))
+        learner.network.load_state_dict(_under("network.", tensors))
+        learner.optimizer.load_state_dict(_unflat(_under("optimizer.", tensors), learner.optimizer))
+        if learner.mean_weights is not None:
+            learner.mean_weights.load_state_dict(_under("mean.", tensors))
     except (OSError, safetensors.SafetensorError, RuntimeError, ValueError) as error:
         raise _unusable(path, error) from error
 
@@ -100,6 +127,10 @@ def _unusable(path: Path, error: Exception) -> ModelError:
         found=str(error).splitlines()[0],
         remedy="start a new run in another folder",
     )
+
+
+def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in module.state_dict().items()}
 
 
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

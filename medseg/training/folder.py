@@ -13,15 +13,21 @@ from medseg.config import ExperimentConfig
 from medseg.data.manifest import Case
 from medseg.errors import UsageError
 from medseg.files import make_folder, sha256_of
-from medseg.labels import LabelSet
+from medseg.regions import LabelScheme
 from medseg.training.checkpoint import CHECKPOINT_FILE, TrainState, read_state
 from medseg.yamlfile import dump_yaml
 
 CONFIG_FILE = "config.yaml"
 
 
-def open_folder(folder: Path, config: ExperimentConfig, *, resume: bool) -> TrainState:
+def open_folder(folder: Path, config: ExperimentConfig, *, resume: bool, follows: bool = False) -> TrainState:
     """Make the folder of a new run, or find the run to resume in it.
+
+    Args:
+        folder: Of the run.
+        config: Its configuration.
+        resume: The run is an earlier one.
+        follows: Another process of the same training has made the folder.
 
     Returns:
         Where the run stands.
@@ -47,12 +53,14 @@ def open_folder(folder: Path, config: ExperimentConfig, *, resume: bool) -> Trai
         remedy = f"use {folder / CONFIG_FILE}, or start a new run in another folder"
         _require_same(folder, "configuration", state.config_sha256 == digest, remedy)
         return state
+    if follows:
+        return TrainState(config_sha256=digest)
     make_folder(folder)
     dump_yaml(folder / CONFIG_FILE, config.model_dump(mode="json"))
     return TrainState(config_sha256=digest)
 
 
-def check_data(folder: Path, state: TrainState, digests: tuple[str, str], *, resume: bool) -> None:
+def check_data(folder: Path, state: TrainState, digests: tuple[str, ...], *, resume: bool) -> None:
     """Remember what a new run learns from and is validated on; refuse to resume on anything else.
 
     Args:
@@ -66,7 +74,7 @@ def check_data(folder: Path, state: TrainState, digests: tuple[str, str], *, res
     """
     if resume:
         _require_same(folder, "data", state.data_sha256 == digests, "start a new run in another folder")
-    state.data_sha256 = digests
+    state.data_sha256 = (digests[0], digests[1])
 
 
 def config_digest(config: BaseModel) -> str:
@@ -74,19 +82,20 @@ def config_digest(config: BaseModel) -> str:
     return _digest(config.model_dump(mode="json"))
 
 
-def data_digest(cases: Sequence[Case], labels: LabelSet) -> str:
-    """Return the SHA-256 of the cases' ids, the checksums of their files and the label values.
+def data_digest(cases: Sequence[Case], scheme: LabelScheme) -> str:
+    """Return the SHA-256 of the cases' ids, the checksums of their files, the label values and the regions.
 
     Checksums that the manifest does not give are computed.
     """
     facts = [[case.id, _checksums(case)] for case in cases]
-    return _digest({"labels": labels.indices, "cases": facts})
+    more = {"members": scheme.members, "ignore_value": scheme.ignore_value}
+    return _digest({"labels": scheme.labels.indices, "cases": facts} | {k: v for k, v in more.items() if v})
 
 
 def _checksums(case: Case) -> list[str]:
-    images = case.image_sha256 or [_checksum(path) for path in case.images]
+    images = case.image_sha256 or [_checksum(path) if path else None for path in case.images]
     label = case.label_sha256 or (_checksum(case.label) if case.label else "")
-    return [*images, label]
+    return [*(checksum or "" for checksum in images), label]
 
 
 def _checksum(file: Path) -> str:

@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 
-@contextmanager
-def stop_request() -> Iterator[threading.Event]:
-    """Give an event that SIGINT and SIGTERM set, instead of ending the program.
+@dataclass
+class StopRequest:
+    """Whether and by what the program was asked to stop.
 
-    A second SIGINT raises `KeyboardInterrupt`. Outside the main thread, where signals cannot be caught, the event
+    Attributes:
+        signal: SIGINT (Ctrl-C) or SIGTERM (a batch scheduler); None where nobody asked.
+    """
+
+    signal: signal.Signals | None = None
+
+    def is_set(self) -> bool:
+        """Whether the program was asked to stop."""
+        return self.signal is not None
+
+
+@contextmanager
+def leaving_on_sigterm(status: int) -> Iterator[None]:
+    """Let SIGTERM end the program with a status, wherever `stop_request` does not catch it to save first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Give a request that SIGINT and SIGTERM set, instead of ending the program.
+
+    A second one raises `KeyboardInterrupt`. Outside the main thread, where signals cannot be caught, the request
     is never set.
     """
-    event = threading.Event()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield request
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
+        if request.is_set():
             raise KeyboardInterrupt
-        event.set()
+        request.signal = signal.Signals(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield event
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from medseg.data.store import read_case
-from medseg.metrics import dice_per_label
+from medseg.evaluation import METRIC_COLUMNS, Evaluation, Row
+from medseg.metrics import DEFAULT_TOLERANCE_MM, LabelMetrics
 from medseg.model import load_networks, load_package
+from medseg.nifti import write_nifti
+from medseg.scores import dice_by_name, metrics_of
 from medseg.segmenter import Segmenter
 from medseg.training.run import MODEL_FOLDER, Run
-from medseg.training.runlog import VALIDATED, RunLog
+from medseg.training.runlog import VALIDATED, Records
 
-_FINAL_FACTOR = 1.5  # the final validation reads files and mirrors, the ones on the way do not
+VALIDATION_FOLDER = "validation"
+SCORES_FILE = "scores.csv"
+
+_FINAL_FACTOR = 2.0  # the final validation reads files, mirrors and measures surfaces, the ones on the way do not
 _RESERVE_S = 5.0
 
+Table = NDArray[np.float64]
 
-def validate(run: Run, records: RunLog) -> None:
+
+def validate(run: Run, records: Records) -> None:
     """Segment whole validation volumes on the network's grid; keep the model if it is the best so far."""
     start = time.monotonic()
     plain = run.package.inference.model_copy(update={"mirror_axes": ()})
     segmenter = Segmenter(
-        run.package, [run.network], run.device, precision=run.config.training.precision, window=plain
+        run.package, [run.shown], run.device, precision=run.config.training.precision, window=plain
     )
-    values = run.package.labels.channel_values
-    scores = []
-    for number, (_, case) in enumerate(run.validation):
-        prepared = case.whole()
+    scheme = run.package.scheme
+    values = scheme.labels.class_values(scheme.ignore_value)
+
+    def score(number: int) -> Table:
+        prepared = run.data.validation[number][1].whole()
         predicted = segmenter.segment_prepared(prepared, prepared.grid)
-        scores.append(dice_per_label(predicted, values[case.label], run.package.labels.indices))
-        run.observer.preparing("validation", number + 1, len(run.validation))
-    dice = _by_name(run, scores)
+        return np.array(list(dice_by_name(predicted, values[prepared.label], scheme).values()))
+
+    dice = _by_name(run, _over_cases(run, "validation", score))
     mean = mean_dice(dice)
     is_best = run.state.best_dice is None or mean > run.state.best_dice
     if is_best:
@@ -49,37 +60,72 @@ def validate(run: Run, records: RunLog) -> None:
 
 
 def validate_best(run: Run) -> dict[str, float]:
-    """Segment the validation images on their own grids, as a user would; write their Dice into the package."""
+    """Segment the validation images on their own grids, as a user would.
+
+    The label maps and their figures are left in ``validation/``, the Dice is written into the package.
+    """
+    run.world.wait()  # for the package
     folder = run.folder / MODEL_FOLDER
     package = load_package(folder)
     networks = load_networks(folder, package)
     segmenter = Segmenter(package, networks, run.device, precision=run.config.training.precision)
-    scores = []
-    for number, (case, _) in enumerate(run.validation):
+
+    def score(number: int) -> Table:
+        case, _ = run.data.validation[number]
         images, label = read_case(case)
         predicted = segmenter.segment(images)
-        scores.append(dice_per_label(predicted.array, label.array, package.labels.indices))
-        run.observer.preparing("final validation", number + 1, len(run.validation))
-    dice = _by_name(run, scores)
-    run.network.load_state_dict(networks[0].state_dict())
+        write_nifti(run.folder / VALIDATION_FOLDER / f"{case.id}.nii.gz", predicted)
+        found = metrics_of(predicted.array, label.array, package.scheme, label.grid.spacing_mm)
+        return np.array([[getattr(metrics, name) for name in METRIC_COLUMNS] for metrics in found.values()])
+
+    figures = _over_cases(run, "final validation", score, len(METRIC_COLUMNS))  # cases, labels, figures
+    dice = _by_name(run, figures[..., METRIC_COLUMNS.index("dice")])
+    if run.world.is_first:
+        _evaluation(run, figures).write_csv(run.folder / VALIDATION_FOLDER / SCORES_FILE)
+    run.shown.load_state_dict(networks[0].state_dict())
     _save_model(run, dice)
     return dice
 
 
+def _over_cases(run: Run, what: str, score: Callable[[int], Table], *figures: int) -> Table:
+    """Return the figures (cases, labels, *figures) of all validation cases; each process segments some of them."""
+    count = len(run.data.validation)
+    mine = {}
+    for number in range(run.world.rank, count, run.world.size):
+        mine[number] = score(number)
+        run.observer.preparing(what, min(number + run.world.size, count), count)
+    table = np.zeros((count, len(run.package.scheme.targets), *figures))
+    for number, values in mine.items():
+        table[number] = values
+    return run.world.sum(torch.from_numpy(table).to(run.device)).cpu().numpy()
+
+
+def _evaluation(run: Run, figures: Table) -> Evaluation:
+    rows = [
+        Row(case.id, value, name, LabelMetrics(*map(float, of_target)))
+        for (case, _), of_case in zip(run.data.validation, figures, strict=True)
+        for (value, name), of_target in zip(run.package.scheme.names.items(), of_case, strict=True)
+    ]
+    rows.sort(key=lambda row: (row.case, row.label))
+    return Evaluation(tuple(rows), (), DEFAULT_TOLERANCE_MM)
+
+
 def _save_model(run: Run, dice: Mapping[str, float]) -> None:
+    if not run.world.is_first:
+        return
     known = {name: round(value, 6) if math.isfinite(value) else None for name, value in dice.items()}
     provenance = run.package.provenance.model_copy(
         update={"validation_dice": known, "created": datetime.now(UTC).isoformat(timespec="seconds")}
     )
     package = run.package.model_copy(update={"provenance": provenance})
-    package.save(run.folder / MODEL_FOLDER, {f"fold_{run.config.data.fold}": run.network.state_dict()})
+    package.save(run.folder / MODEL_FOLDER, {f"fold_{run.config.data.fold}": run.shown.state_dict()})
 
 
-def _by_name(run: Run, scores: Sequence[Mapping[int, float]]) -> dict[str, float]:
-    """Average each label's Dice over the cases where it is defined."""
+def _by_name(run: Run, dice: Table) -> dict[str, float]:
+    """Average the Dice (cases, labels or regions) of each over the cases where it is defined."""
     return {
-        label.name: mean_dice({str(n): score[label.index] for n, score in enumerate(scores)})
-        for label in run.package.labels
+        name: mean_dice({str(n): float(value) for n, value in enumerate(column)})
+        for name, column in zip(run.package.scheme.targets, dice.T, strict=True)
     }
 
 

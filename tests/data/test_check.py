@@ -103,6 +103,23 @@ def test_a_whole_data_set_has_no_fault(root: Path) -> None:
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_ignored_values_and_missing_channels_are_no_faults(root: Path) -> None:
+    ignored = label()
+    ignored[0, 0, 0] = 7
+    save(root / "a.nii.gz", ignored)
+    save(root / "b.nii.gz", np.where(ignored == 7, 7, 0).astype(np.uint8))
+    plain = dataset(root)
+    first = plain.manifest.entries[0]
+    partial = first.model_copy(update={"images": (None, "a_T2.nii.gz"), "image_sha256": None})
+    manifest = plain.manifest.model_copy(update={"cases": (partial, *plain.manifest.entries[1:])})
+    assert found(check_dataset(plain)) == [("a", "unknown-label"), ("b", "unknown-label")]
+    save_manifest(root / "set.yaml", manifest.model_copy(update={"ignore_value": 7}))
+    (root / "a_T1.nii.gz").unlink()
+    faults = check_dataset(load_manifest(root / "set.yaml"))
+    assert found(faults) == [("b", "empty-label")]
+    assert faults[0].message == "the label is background or ignored everywhere"
+
+
 def _nan(root: Path) -> None:
     array = image(1)
     array[0, 0, 0], array[1, 1, 1] = np.nan, np.inf

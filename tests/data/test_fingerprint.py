@@ -8,6 +8,7 @@ import pytest
 
 from medseg.data.fingerprint import MAX_VOXELS_A_CASE, Fingerprint, measure_case, summarize
 from medseg.data.transforms import build_transforms, prepare
+from medseg.errors import InputError
 from medseg.volume import Volume
 from tests.affines import affine_of, axis_aligned, rotation
 from tests.data.test_transforms import preprocessing
@@ -100,3 +101,83 @@ def test_cases_with_different_numbers_of_channels_are_refused():
     image, label = case()
     with pytest.raises(ValueError, match="zip"):
         summarize([measure_case([image], label), measure_case([image, image], label)])
+
+
+# --- what a plan is made of ---
+
+
+def boxed(box: tuple[slice, slice, slice], shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    array = np.zeros(shape, np.int16)
+    array[box] = np.random.default_rng(0).integers(1, 9, array[box].shape)
+    return array
+
+
+@pytest.mark.parametrize("axes", axis_aligned(), ids=lambda a: "".join(nib.aff2axcodes(affine_of(a, (1, 1, 1)))))
+def test_shape_is_that_of_monais_foreground_crop_in_ras(axes):
+    affine = affine_of(axes, (0.7, 1.1, 5.0))
+    image = Volume(boxed((slice(1, 4), slice(2, 8), slice(3, 5))), affine)
+    measured = measure_case([image], Volume(np.ones(SHAPE, np.uint8), affine))
+    cropped = prepare(build_transforms(preprocessing(crop_above=0.0), 1), [image])
+    assert measured.shape == cropped.grid.shape
+    assert measured.kept_by_crop == pytest.approx(3 * 6 * 2 / np.prod(SHAPE))
+
+
+def test_the_box_holds_every_channel_and_negative_values():
+    first, second = boxed((slice(1, 2), slice(2, 3), slice(3, 4))), -boxed((slice(6, 7), slice(2, 4), slice(0, 1)))
+    volumes = [Volume(first, np.eye(4)), Volume(second, np.eye(4))]
+    measured = measure_case(volumes, Volume(np.ones(SHAPE, np.uint8), np.eye(4)))
+    assert measured.shape == (6, 2, 4)
+
+
+def test_nothing_is_cropped_from_a_ct():
+    image, label = case()
+    measured = measure_case([Volume(image.array - 1000, np.eye(4))], label)
+    assert (measured.shape, measured.kept_by_crop) == (SHAPE, 1.0)
+
+
+def test_the_summary_of_what_a_plan_is_made_of():
+    spacings = [(1, 1, float(z)) for z in range(1, 12)]
+    cases = []
+    for n, spacing in enumerate(spacings):
+        affine = affine_of(np.eye(3), spacing)
+        label = np.zeros(SHAPE, np.uint8)
+        label[0, 0, 0], label[1, 1, 1] = 2 + (n == 5) * 3, 2
+        image = boxed((slice(0, 9), slice(0, 8), slice(0, 7 if n < 6 else 3)))
+        cases.append(measure_case([Volume(image, affine)], Volume(label, affine)))
+    fingerprint = summarize(cases)
+    assert fingerprint.percentile_10_spacing_mm == (1, 1, 2)  # of 1 to 11, the second
+    assert fingerprint.median_extent_mm == (9, 8, 42)
+    assert fingerprint.median_shape == (9, 8, 7)
+    assert fingerprint.kept_by_crop == 1.0
+    assert fingerprint.label_values == (2, 5)
+    assert summarize(cases[6:]).median_shape == (9, 8, 3)
+    assert summarize(cases[6:]).kept_by_crop == pytest.approx(3 / 7)
+    assert Fingerprint.model_validate_json(fingerprint.model_dump_json()) == fingerprint
+
+
+def test_a_fingerprint_of_an_earlier_version_is_read():
+    image, label = case()
+    facts = summarize([measure_case([image], label)]).model_dump(mode="json")
+    for name in ("percentile_10_spacing_mm", "median_extent_mm", "median_shape", "kept_by_crop", "label_values"):
+        del facts[name]
+    assert Fingerprint.model_validate(facts).label_values == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (0, "the value 0 in every voxel"),
+        (-1024.5, "the value -1024.5"),
+        (np.nan, "NaN"),
+        (np.inf, "NaN or infinite"),
+    ],
+)
+def test_an_image_without_contents_is_refused(value, found):
+    image, label = case()
+    array = np.full(SHAPE, value, np.float32)
+    with pytest.raises(InputError, match=found):
+        measure_case([image, Volume(array, np.eye(4))], label)
+    if not np.isfinite(value):
+        array[1:] = 0
+        with pytest.raises(InputError, match=found):
+            measure_case([Volume(array, np.eye(4))], label)

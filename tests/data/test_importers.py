@@ -12,7 +12,7 @@ import pytest
 
 from medseg.data.importers import ImportOptions, import_decathlon, import_folder, import_nnunet_raw
 from medseg.data.layouts import Layout, detect_layout
-from medseg.data.manifest import Modality
+from medseg.data.manifest import Modality, read_manifest, save_manifest
 from medseg.errors import ManifestError, UsageError
 
 NO_FOLDS = ImportOptions(folds=0)
@@ -161,6 +161,35 @@ def test_split_channels_are_taken(tmp_path: Path) -> None:
     assert manifest.entries[0].images == tuple(f"imagesTr/p1_a_{channel:04d}.nii.gz" for channel in range(4))
 
 
+# --- regions, and voxels to ignore ---
+
+
+def test_regions_and_an_ignored_value_are_those_of_nnunet(tmp_path: Path) -> None:
+    """The example of nnU-Net's own documentation of regions, with the next value to be ignored."""
+    labels = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3, "ignore": 4}
+    folder = nnunet(tmp_path / "brats", labels=labels, regions_class_order=[1, 2, 3])
+    manifest = import_nnunet_raw(folder, NO_FOLDS)
+    assert [(r.name, r.labels, r.paint) for r in manifest.regions] == [
+        ("whole tumor", (1, 2, 3), 1),
+        ("tumor core", (2, 3), 2),
+        ("enhancing tumor", (3,), 3),
+    ]
+    assert manifest.ignore_value == 4
+    assert [(label.index, label.name) for label in manifest.labels] == [
+        (1, "rest of whole tumor"),
+        (2, "rest of tumor core"),
+        (3, "enhancing tumor"),
+    ]
+    save_manifest(tmp_path / "brats.yaml", manifest)
+    assert read_manifest(tmp_path / "brats.yaml") == manifest
+
+
+def test_an_ignored_value_beside_plain_labels(tmp_path: Path) -> None:
+    labels = {"background": 0, "a": [1], "b": 2, "ignore": 3}  # a list of one value is no region
+    manifest = import_nnunet_raw(nnunet(tmp_path, labels=labels), NO_FOLDS)
+    assert (manifest.ignore_value, manifest.regions, manifest.labels.indices) == (3, (), (1, 2))
+
+
 # --- what is refused ---
 
 
@@ -201,8 +230,17 @@ def test_the_same_case_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "regions: whole; give each"),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "an ignore label"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}},
+            "a value for each of 2 regions: whole, core, found none",
+        ),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1]}, "found 1 values"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 3]},
+            r"paint 3 is none of its labels \[2\]",
+        ),
+        ({"labels": {"background": 0, "a": 1, "ignore": [2, 3]}}, "one value to ignore"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "ignore_value: 1 is the value of a label"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "one used twice"),
         ({"file_ending": ".mha"}, "found .mha; convert to NIfTI"),
         ({"channel_names": {"0": "CT"}}, r"2 without a place: k_1_0001, k_2_0001"),

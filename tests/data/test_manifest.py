@@ -157,6 +157,76 @@ def test_relative_root(tmp_path: Path) -> None:
 # --- what is refused ---
 
 
+REGIONS = "regions: [{name: all, labels: [1, 2]}, {name: left, labels: [2]}]\nignore_value: 9\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("[1, 2]}", "[1, 2, 7]}", "18: regions.0.labels: no label has the value 7"),
+        ("name: left", "name: all", "18: regions.1.name: another region is named all"),
+        ("name: left", "name: right kidney", "18: regions.1.name: right kidney is the name of a label that is not"),
+        ("labels: [2]}", "labels: [1, 2]}", "18: regions.0.labels: all of it is in later regions; put larger"),
+        (", {name: left, labels: [2]}", "", "18: regions.0.labels: set paint to one of 1, 2, which no"),
+        ("labels: [2]}", "labels: [2], paint: 1}", "18: regions.1: paint 1 is none of its labels [2]"),
+        ("[1, 2]}", "[1, 2], paint: 2}", "18: regions.1.labels: an earlier region is painted with 2 too"),
+        ("[1, 2]}", "[1, 2, 1]}", "18: regions.0: a label stands twice"),
+        ("ignore_value: 9", "ignore_value: 2", "19: ignore_value: 2 is the value of a label"),
+        ("ignore_value: 9", "ignore_value: 0", "19: ignore_value: Input should be greater"),
+    ],
+)
+def test_problems_of_regions_and_of_the_ignored_value(kidneys: Path, old: str, new: str, problem: str) -> None:
+    kidneys.write_text(MANIFEST + REGIONS)
+    found = problems(kidneys, old, new)
+    assert found[0].startswith(problem), found
+
+
+def test_regions_are_painted_with_what_no_later_one_has(kidneys: Path) -> None:
+    kidneys.write_text(MANIFEST + REGIONS)
+    dataset = load_manifest(str(kidneys))
+    assert [(region.name, region.paint) for region in dataset.scheme.regions] == [("all", 1), ("left", 2)]
+    assert dataset.scheme.ignore_value == 9
+    assert load_manifest(str(kidneys)).manifest.regions[0].paint is None  # as the file says
+
+
+def test_a_channel_may_be_missing_in_some_cases_but_not_in_all(kidneys: Path) -> None:
+    text = MANIFEST.replace("[a1_t1.nii.gz, a1_pet.nii.gz]", "[a1_t1.nii.gz, null]")
+    kidneys.write_text(text)
+    cases = load_manifest(str(kidneys)).cases
+    assert [case.present for case in cases] == [(True, False), (True, True), (True, True), (True, True)]
+    assert cases[0].images[1] is None
+    for case in ("a2", "b", "c"):
+        text = text.replace(f"{case}_pet.nii.gz", "~")
+    kidneys.write_text(text)
+    with pytest.raises(ConfigError, match=r"channels\.1: no case has an image of channel PET"):
+        load_manifest(str(kidneys))
+
+
+def test_a_case_has_an_image_and_checksums_are_those_of_images(kidneys: Path) -> None:
+    found = problems(kidneys, "[b_t1.nii.gz, b_pet.nii.gz]", "[null, null]")
+    assert found[0].startswith("14: cases.2: a case has an image in one channel at least")
+    digest = "0" * 64
+    kidneys.write_text(MANIFEST)
+    found = problems(
+        kidneys, "[b_t1.nii.gz, b_pet.nii.gz]", f"[b_t1.nii.gz, null], image_sha256: [null, '{digest}']"
+    )
+    assert found[0].startswith("14: cases.2: image b_t1.nii.gz, but checksum null")
+
+
+def test_an_empty_cell_of_a_table_is_a_missing_channel(table: Path) -> None:
+    rows = ["id,image_0,image_1,image_0_sha256,image_1_sha256", f"b,b_t1.nii.gz,,{'1' * 64},"]
+    table.write_text("\n".join([*rows, f"a1,x,b_pet.nii.gz,{'2' * 64},{'3' * 64}", ""]))
+    yaml = table.with_suffix(".yaml")
+    yaml.write_text(yaml.read_text().replace("folds: {0: [a], 1: [b]}", "folds: {0: [a1], 1: [b]}"))
+    manifest = read_manifest(str(yaml))
+    assert manifest.entries[0].images == ("b_t1.nii.gz", None)
+    assert manifest.entries[0].image_sha256 == ("1" * 64, None)
+    many = tuple(manifest.entries[0].model_copy(update={"id": f"c{number}"}) for number in range(60))
+    larger = manifest.model_copy(update={"cases": (*manifest.entries, *many)})
+    save_manifest(yaml.with_name("larger.yaml"), larger)
+    assert read_manifest(yaml.with_name("larger.yaml")) == larger
+
+
 def test_all_problems_at_once(kidneys: Path) -> None:
     found = problems(kidneys, "- {id: b, images: [b_t1.nii.gz, b_pet.nii.gz]", "- {id: a1, images: [b_t1.nii.gz]")
     assert found == [
@@ -235,11 +305,11 @@ def test_cases_in_a_table(table: Path) -> None:
         ("id,image_0,image_1,label,label\n", ["1: label: this column stands twice"]),
         ("", ["1: id: this column is required", "1: image_0: this", "1: image_1: this"]),
         (
-            "id,image_0,image_1\na1,/x,y\n,x,y\nb,x\nc,x,y,z\n",
+            "id,image_0,image_1\na1,/x,y\n,x,y\nb,,\nc,x,y,z\n",
             [
                 "2: image_0: expected a path relative to the data folder, found '/x'",
                 "3: id: Field required",
-                "4: image_1: String should have at least 1 character",
+                "4: the row: a case has an image in one channel at least",
                 "5: surplus cells: Extra inputs are not permitted",
             ],
         ),
@@ -247,7 +317,11 @@ def test_cases_in_a_table(table: Path) -> None:
         ('id,image_0,image_1\na,"x"x,y\nb,x,y\n', ["2: not a valid row: "]),
         (
             "id,image_0,image_1,image_0_sha256\na,x,y,0\nb,x,y,\n",
-            ["2: image_0_sha256: String should match", "2: image_1_sha256: String should match"],
+            ["2: image_0_sha256: String should match"],
+        ),
+        (
+            f"id,image_0,image_1,image_0_sha256\na,x,y,{'0' * 64}\nb,x,y,\n",
+            ["2: the row: image y, but checksum null"],
         ),
     ],
 )

@@ -19,19 +19,18 @@ from tests.data.stored import stored_case
 
 SIZE = (20, 18, 16)
 CPU = torch.device("cpu")
-NOTHING = Augmentation(
-    affine_probability=0,
-    noise_probability=0,
-    brightness_probability=0,
-    contrast_probability=0,
-    gamma_probability=0,
-)
+NOTHING = Augmentation(preset="none")
 EVERYTHING = Augmentation(
     flip_axes=(0, 1),
-    affine_probability=1,
+    rotation_probability=1,
+    scaling_probability=1,
+    elastic_probability=0.5,
+    bias_probability=0.5,
     noise_probability=0.5,
+    blur_probability=0.5,
     brightness_probability=0.5,
     contrast_probability=0.5,
+    low_resolution_probability=0.5,
     gamma_probability=0.5,
 )
 
@@ -212,7 +211,8 @@ def same(one, two) -> bool:
 
 @pytest.mark.parametrize("patch", [(8, 8, 6), (8, 8, 1)])
 def test_the_number_of_workers_changes_no_batch(cases, patch):
-    one, four = (take(loader(cases, workers, patch).batches(0), 8) for workers in (1, 4))
+    none, one, four = (take(loader(cases, workers, patch).batches(0), 8) for workers in (0, 1, 4))
+    assert same(none, one)
     assert same(one, four)
     assert not same(one[:3], one[3:6])  # another epoch, other patches
 
@@ -239,8 +239,10 @@ def test_batches_are_augmented_by_their_own_keys_and_their_size_in_mm(cases):
     (image, label) = take(loader(cases).batches(4), 1)[0]
     thickness = [1.0 + int(sampler.case(1, index).id) for index in (2, 3)]
     assert len(set(thickness)) == 2
-    extents = [(8.0, 8.0, 6 * mm) for mm in thickness]
-    draws = [draw(EVERYTHING, extent, (5, 1, index)) for extent, index in zip(extents, (2, 3), strict=True)]
+    draws = [
+        draw(EVERYTHING, (1, 8, 8, 6), (1.0, 1.0, mm), (5, 1, index))
+        for mm, index in zip(thickness, (2, 3), strict=True)
+    ]
     expected = augment(*sampler.batch(1, 2, 2), draws)
     assert torch.equal(image, expected[0])
     assert torch.equal(label, expected[1])

@@ -1,0 +1,88 @@
+"""Channels that some cases lack: which are there, the flags that a network sees of them, and dropping them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.data.manifest import Case
+from medseg.errors import InputError, UsageError, listed
+from medseg.volume import Volume
+
+
+def present_volumes(images: Sequence[Volume | None]) -> list[Volume]:
+    """Return the images of the channels that are not missing.
+
+    Raises:
+        InputError: All are.
+    """
+    given = [image for image in images if image is not None]
+    if not given:
+        raise InputError(
+            "images", expected="at least one channel", found="none", remedy="give the images of the case"
+        )
+    return given
+
+
+def require_channels(training: Sequence[Case], every: Sequence[Case], *, flags: bool) -> None:
+    """Check that cases lack no channel, or that the network is told which.
+
+    Args:
+        training: Cases to learn from.
+        every: All cases.
+        flags: `Preprocessing.channel_flags`.
+
+    Raises:
+        UsageError: A case lacks a channel and the network is not told, or no training case has one of them.
+    """
+    lacking = [case.id for case in every if not all(case.present)]
+    if lacking and not flags:
+        raise UsageError(
+            "preprocessing.channel_flags",
+            expected="true, where cases lack channels",
+            found=f"false; {len(lacking)} of {len(every)} cases lack one: {listed(lacking)}",
+            remedy="set it, and training.channel_dropout: 0.2, or leave these cases out",
+        )
+    for channel, present in enumerate(zip(*(case.present for case in training), strict=True)):
+        if not any(present):
+            raise UsageError(
+                "data.fold",
+                expected="every channel in at least one training case",
+                found=f"none of {len(training)} has channel {channel}",
+                remedy="choose another fold, or leave the channel out of the manifest",
+            )
+
+
+def with_flags(image: Tensor, present: Tensor) -> Tensor:
+    """Set missing channels to 0 and append one constant channel for each: 1 where it is present, 0 where not.
+
+    Args:
+        image: (B, C, *spatial), or (B, C x slices, i, j) from `medseg.networks.slices.stack_slices`.
+        present: (B, C), true or 1 for a channel that is there.
+
+    Returns:
+        (B, 2 C, *spatial), or (B, 2 C x slices, i, j).
+    """
+    flags = present.to(image).repeat_interleave(image.shape[1] // present.shape[1], dim=1)
+    flags = flags.view(*flags.shape, *[1] * (image.ndim - 2)).expand_as(image)
+    return torch.cat((torch.where(flags > 0, image, 0), flags), dim=1)
+
+
+def drop_channels(present: Sequence[bool], share: float, rng: np.random.Generator) -> tuple[bool, ...]:
+    """Drop each channel that is present with a probability, but never the last one.
+
+    Args:
+        present: Which channels there are; at least one.
+        share: Probability of each to be dropped.
+        rng: Draws one number a channel, and which one stays where all would go.
+
+    Returns:
+        Which channels are left.
+    """
+    kept = np.asarray(present) & (rng.random(len(present)) >= share)
+    if not kept.any():
+        kept[rng.choice(np.flatnonzero(present))] = True
+    return tuple(bool(channel) for channel in kept)

@@ -1,0 +1,1 @@
+"""Choosing among finished runs by their cross-validation: `medseg.selection.select.select`."""
