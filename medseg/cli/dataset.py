@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medseg.cli.console import console, progress_bar
+from medseg.cli.import_dicom import import_dicom
 from medseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ app = typer.Typer(
     "values mean, which patients each fold is validated on, and the checksum of every file.",
 )
 
+app.command("import-dicom")(import_dicom)
+
 
 @app.command("import")
 def import_(
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder with dataset.json, imagesTr and labelsTr: Decathlon or nnU-Net raw layout."),
+        typer.Argument(
+            help="Folder with dataset.json, imagesTr and labelsTr: Decathlon or nnU-Net raw layout; or a BIDS data "
+            "set with labels below derivatives."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The manifest to write, NAME.yaml.")],
     name: Annotated[
@@ -53,6 +59,13 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    derivative: Annotated[
+        str | None,
+        typer.Option(
+            help="BIDS: folder below derivatives that holds the labels. Default: the only one that has any.",
+            show_default=False,
+        ),
+    ] = None,
     no_root: Annotated[
         bool,
         typer.Option("--no-root", help="Leave the data folder out; whoever uses the manifest passes --data-root."),
@@ -63,8 +76,8 @@ def import_(
 ) -> None:
     """Make a manifest of a data set that is there already.
 
-    Reads the layout of the Medical Segmentation Decathlon and that of nnU-Net's
-    raw data. The checksum of every file is written down. More than 50 cases go
+    Reads the layout of the Medical Segmentation Decathlon, that of nnU-Net's raw
+    data and BIDS with derivatives. The checksum of every file is written down. More than 50 cases go
     into a CSV file beside the manifest. What is there already is not replaced
     without --overwrite: the folds that models were trained on must not change
     unseen.
@@ -81,7 +94,7 @@ def import_(
     _require_yaml(output)
     if not overwrite:
         _require_new(output, table_path(output))
-    options = ImportOptions(name=name, patient_regex=patient_regex, folds=folds, seed=seed)
+    options = ImportOptions(name=name, patient_regex=patient_regex, folds=folds, seed=seed, derivative=derivative)
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None, note="")
         manifest = import_folder(folder, options, lambda done, total: bar.update(task, completed=done, total=total))
@@ -165,6 +178,8 @@ def _summary(manifest: Manifest) -> Table:
         "channels": ", ".join(f"{channel.name} ({channel.modality.value})" for channel in manifest.channels),
         "cases": f"{len(manifest.entries)} of {len({entry.owner for entry in manifest.entries})} patient(s)",
         "folds": _folds(manifest),
+        "regions": "; ".join(f"{one.name} ({', '.join(map(str, one.labels))})" for one in manifest.regions),
+        "ignored value": str(manifest.ignore_value or ""),
     }
     for key, value in rows.items():
         table.add_row(key, escape(value or "-"))
