@@ -55,6 +55,10 @@ class DataConfig(BaseModel):
     store: Path | None = Field(
         default=None, description="Folder of the preprocessed cases; in the run folder if unset."
     )
+    coarse: Path | None = Field(
+        default=None,
+        description="Run folder of a first stage, trained on all folds, whose label maps the network sees, too.",
+    )
 
 
 class OptimizerConfig(BaseModel):
@@ -88,7 +92,7 @@ class TrainingConfig(BaseModel):
     )
     epochs: int = Field(default=100, ge=1, description="Number of epochs, unless --budget is given.")
     steps_per_epoch: int = Field(default=100, ge=1, description="Optimizer steps an epoch.")
-    foreground_share: float = Field(default=0.33, ge=0, le=1, description="Share of patches centred on a label.")
+    foreground_share: float = Field(default=0.33, ge=0, le=1, description="Share of each batch centred on a label.")
     channel_dropout: float = Field(
         default=0.0,
         ge=0,
@@ -156,6 +160,8 @@ class ExperimentConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> ExperimentConfig:
         dims = self.spatial_dims
+        if self.preprocessing.coarse_labels and self.data.coarse is None:
+            raise ValueError("preprocessing.coarse_labels needs data.coarse")
         if self.training.channel_dropout and not self.preprocessing.channel_flags:
             raise ValueError("training.channel_dropout needs preprocessing.channel_flags: true")
         for where, axes in (

@@ -14,7 +14,15 @@ from medseg import __version__
 from medseg.data.fingerprint import Fingerprint
 from medseg.errors import ModelError, UsageError
 from medseg.files import atomic_path
-from medseg.model import WEIGHTS_FOLDER, ModelPackage, NetworkSpec, check_weights, find_package, load_package
+from medseg.model import (
+    COARSE_FOLDER,
+    WEIGHTS_FOLDER,
+    ModelPackage,
+    NetworkSpec,
+    check_weights,
+    find_package,
+    load_package,
+)
 from medseg.postprocess import Postprocessing
 from medseg.provenance import Provenance
 from medseg.tiles import SlidingWindow
@@ -36,7 +44,7 @@ def merge_packages(
     """Write a package that holds the networks of several ones; their logits are averaged.
 
     Weights are linked where the file system can, copied otherwise, their checksums verified; model.json comes last,
-    so that a package that is there already is whole at every moment.
+    so that a package that is there already is whole at every moment. The first stage of cascades goes along.
 
     Args:
         folders: The packages, or run folders that hold one each.
@@ -50,7 +58,7 @@ def merge_packages(
 
     Raises:
         ModelError: A package is damaged; they do not share preprocessing, labels, channels or what else an average
-            needs; or two of them hold the same network.
+            needs, such as the first stage of a cascade; or two of them hold the same network.
         UsageError: There is no package, or the target is one of them.
         StorageError: A file cannot be written.
     """
@@ -63,11 +71,28 @@ def merge_packages(
     if postprocessing is not None:
         merged = merged.model_copy(update={"postprocessing": postprocessing})
     merged = ModelPackage.model_validate(merged.model_dump())
+    if merged.coarse:
+        merge_packages(_first_stage(places), target / COARSE_FOLDER)
     for place, package in zip(places, packages, strict=True):
         for file, checksum in package.weights_sha256.items():
             _link(place / WEIGHTS_FOLDER / file, target / WEIGHTS_FOLDER / file, checksum)
     merged.describe(target)
     return merged
+
+
+def _first_stage(places: Sequence[Path]) -> list[Path]:
+    """Return the package of the first stage that all packages share, as a list."""
+    stages = [place / COARSE_FOLDER for place in places]
+    found = [set(load_package(stage).weights_sha256.values()) for stage in stages]
+    for stage, checksums in zip(stages, found, strict=True):
+        if checksums != found[0]:
+            raise ModelError(
+                stage,
+                expected=f"the first stage of {places[0]}",
+                found="another one",
+                remedy="train them all on one first stage (--coarse)",
+            )
+    return stages[:1]
 
 
 def require_averageable(first: ModelPackage, other: ModelPackage, where: object) -> None:

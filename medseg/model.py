@@ -4,6 +4,7 @@ A package is a folder::
 
     model.json                           the fields of `ModelPackage`
     weights/fold_0-1a2b3c4d.safetensors  one file a network, named by its SHA-256, which is in model.json
+    coarse/                              the package of the first stage, of a cascade
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from medseg.tiles import SlidingWindow
 
 SCHEMA_VERSION: Literal[2] = 2
 MODEL_FILE = "model.json"
-WEIGHTS_FOLDER = "weights"
+WEIGHTS_FOLDER, COARSE_FOLDER = "weights", "coarse"
 
 
 class NetworkSpec(BaseModel):
@@ -131,6 +132,7 @@ class ModelPackage(BaseModel):
             raise ValueError(f"network.num_classes {network.num_classes} for {meant}")
         if network.in_channels != self.preprocessing.network_channels(len(self.modalities)):
             flags = " and their flags" if self.preprocessing.channel_flags else ""
+            flags += " and the first stage's labels" if self.coarse else ""
             raise ValueError(
                 f"network.in_channels {network.in_channels} for {len(self.modalities)} modalities{flags}"
             )
@@ -145,6 +147,11 @@ class ModelPackage(BaseModel):
         if unknown := set(self.postprocessing.keep_largest) - {label.name for label in self.labels}:
             raise ValueError(f"postprocessing.keep_largest: no label is named {', '.join(sorted(unknown))}")
         return self
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the network sees the label map of a first stage, which is in `COARSE_FOLDER`."""
+        return bool(self.preprocessing.coarse_labels)
 
     @property
     def scheme(self) -> LabelScheme:

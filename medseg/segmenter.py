@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from medseg.data.channels import present_volumes, with_flags
+from medseg.data.coarse import one_hot
 from medseg.data.transforms import Prepared, build_transforms, prepare
 from medseg.device import Precision, autocast, memory_format, pick_device, place
 from medseg.errors import InputError, ModelError
 from medseg.inference import Engine, LabelArray, label_on_grid, last_regions, winners
 from medseg.labels import LabelMap
-from medseg.model import ModelPackage, load_networks, load_package
+from medseg.model import COARSE_FOLDER, ModelPackage, find_package, load_networks, load_package
 from medseg.refinement import RefinedEngine
 from medseg.tiles import Advance, Shape, SlidingWindow, TileEngine
 from medseg.volume import Grid, Volume
@@ -32,6 +33,8 @@ class Segmenter:
         device: Where to compute.
         precision: Of the network; ``auto`` is bf16 or fp16 on CUDA and fp32 on the CPU.
         window: Overrides the package's own tile batch, overlap and mirroring.
+        coarse: The first stage of a cascade.
+        channels_last: Memory order of the features.
     """
 
     def __init__(
@@ -42,22 +45,33 @@ class Segmenter:
         *,
         precision: Precision = "auto",
         window: SlidingWindow | None = None,
+        coarse: Segmenter | None = None,
+        channels_last: bool = True,
     ) -> None:
         self.package = package
+        self.coarse = coarse
         self.device = device
         self.precision = precision
         self.window = window or package.inference
         dims = package.network.spatial_dims
-        self.networks = [place(network, device, dims) for network in networks]
+        self.channels_last = channels_last
+        self.networks = [place(network, device, dims, channels_last=channels_last) for network in networks]
         self._transforms = build_transforms(package.preprocessing, len(package.modalities))
 
-    def segment(self, image: Volume | Sequence[Volume | None], advance: Advance | None = None) -> LabelMap:
-        """Segment one image.
+    def segment(
+        self,
+        image: Volume | Sequence[Volume | None],
+        advance: Advance | None = None,
+        *,
+        coarse: Volume | None = None,
+    ) -> LabelMap:
+        """Segment one image; a cascade does it twice.
 
         Args:
             image: A volume, or one volume a channel, all on the same grid; None for a channel that is missing,
                 where the model was trained for that.
-            advance: Called with (tiles done, tiles in all).
+            advance: Called with (tiles done, tiles in all) of the stage in work.
+            coarse: Of a cascade, the label map of the first stage; the first stage draws it if None.
 
         Returns:
             The label map on the image's own grid.
@@ -66,12 +80,16 @@ class Segmenter:
             InputError: The number of channels or the modality is not the model's, or a channel is missing that
                 the model needs.
             GridError: The channels do not share one grid.
+            ModelError: The first stage of a cascade is not there.
         """
         images = [image] if isinstance(image, Volume) else list(image)
         self._check(images)
         first = present_volumes(images)[0]
         native = first.grid
-        labels = self.segment_prepared(prepare(self._transforms, images), native, advance)
+        if self.package.coarse and coarse is None:
+            coarse = self._first_stage().segment(images, advance).volume
+        prepared = prepare(self._transforms, images, coarse=coarse)
+        labels = self.segment_prepared(prepared, native, advance)
         labels = self.package.postprocessing.clean(labels, self.package.labels)
         volume = Volume(labels, native.affine, source=first.source, findings=first.findings)
         return LabelMap(volume, self.package.labels)
@@ -91,7 +109,7 @@ class Segmenter:
             network.eval()
         with torch.inference_mode():
             return label_on_grid(
-                self._refined(self.engine(prepared.present), prepared),
+                self._refined(self.engine(prepared.present, prepared.coarse), prepared),
                 prepared,
                 native,
                 self.package.scheme.drawn_values,
@@ -99,11 +117,12 @@ class Segmenter:
                 choose=last_regions if self.package.regions else winners,
             )
 
-    def engine(self, present: Sequence[bool] | None = None) -> TileEngine:
+    def engine(self, present: Sequence[bool] | None = None, coarse: Tensor | None = None) -> TileEngine:
         """Return the sliding window over the networks.
 
         Args:
             present: Which channels the image has; all by default.
+            coarse: Of a cascade, label values (i, j, k) of the first stage.
         """
         size = self.window.tile_size or self.package.inference.tile_size
         if size is None:
@@ -113,7 +132,18 @@ class Segmenter:
         tile: Shape = (size[0], size[1], size[2] if len(size) == 3 else 1)
         network = self.package.network
         predict = partial(self._predict, present=present)
-        return TileEngine(predict, tile, self.window, network.spatial_dims, network.slices, self.device)
+        behind = coarse[None] if coarse is not None and self.package.coarse else None
+        return TileEngine(predict, tile, self.window, network.spatial_dims, network.slices, self.device, behind)
+
+    def _first_stage(self) -> Segmenter:
+        if self.coarse is None:
+            raise ModelError(
+                self.package.name,
+                expected="the first stage of the cascade",
+                found="none",
+                remedy="load the package with medseg.load_model, or give the first stage's label map",
+            )
+        return self.coarse
 
     def _refined(self, engine: TileEngine, prepared: Prepared) -> Engine:
         crf = self.package.postprocessing.crf
@@ -121,10 +151,17 @@ class Segmenter:
         return engine if crf is None else RefinedEngine(engine, crf, prepared.grid.spacing_mm, regions)
 
     def _predict(self, tiles: Tensor, present: Sequence[bool] | None = None) -> Tensor:
+        masks = tiles[:, :0]
+        if self.package.coarse:
+            tiles, labels = tiles.tensor_split((-self.package.network.slices,), dim=1)
+            masks = one_hot(labels, self.package.preprocessing.coarse_labels)
         if self.package.preprocessing.channel_flags:
             flags = torch.tensor(present or [True] * len(self.package.modalities), device=tiles.device)
             tiles = with_flags(tiles, flags.expand(len(tiles), -1))
-        tiles = tiles.contiguous(memory_format=memory_format(self.package.network.spatial_dims))
+        tiles = torch.cat((tiles, masks), dim=1) if self.package.coarse else tiles
+        tiles = tiles.contiguous(
+            memory_format=memory_format(self.package.network.spatial_dims, channels_last=self.channels_last)
+        )
         with autocast(self.precision, self.device):
             logits: Tensor = self.networks[0](tiles).float()
             for network in self.networks[1:]:
@@ -185,7 +222,7 @@ def load_model(
         batch_size: Tiles at once; the package's own if None.
 
     Raises:
-        ModelError: The package is missing, damaged or not valid.
+        ModelError: The package, or the first stage in it, is missing, damaged or not valid.
         DeviceError: The device is not there.
     """
     target = pick_device(device)
@@ -194,4 +231,14 @@ def load_model(
     given = {key: value for key, value in asked.items() if value is not None}
     window = SlidingWindow.model_validate(package.inference.model_dump() | given)
     networks = load_networks(Path(path), package)
-    return Segmenter(package, networks, target, precision=precision, window=window)
+    coarse = None
+    if package.coarse:
+        coarse = load_model(
+            find_package(Path(path)) / COARSE_FOLDER,
+            device,
+            precision=precision,
+            overlap=overlap,
+            mirror_axes=mirror_axes,
+            batch_size=batch_size,
+        )
+    return Segmenter(package, networks, target, precision=precision, window=window, coarse=coarse)

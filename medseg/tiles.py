@@ -86,6 +86,7 @@ class TileEngine:
         spatial_dims: Of the network: 2 or 3.
         slices: Neighbouring slices that a 2-D network sees as channels; those beyond the image are zero, the mean.
         device: Where network and ring live.
+        behind: (c, i, j, k), further channels that the network sees behind those of the image.
     """
 
     predict: Predictor
@@ -94,6 +95,7 @@ class TileEngine:
     spatial_dims: int
     slices: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    behind: Tensor | None = None
 
     def slabs(self, image: Tensor, advance: Advance | None = None) -> Iterator[Slab]:
         """Yield the logits of an image, plane after plane.
@@ -105,7 +107,7 @@ class TileEngine:
         Yields:
             Slabs that follow one another along the last axis and cover the image.
         """
-        padded, crop = self._padded(image)
+        padded, crop = self._padded(image if self.behind is None else torch.cat((image, self.behind.to(image))))
         rows, columns, planes = (
             tile_starts(n, t, self.window.overlap) for n, t in zip(padded.shape[1:], self.tile, strict=True)
         )

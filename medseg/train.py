@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from medseg.config import ExperimentConfig
 from medseg.data.manifest import Dataset
@@ -31,15 +30,17 @@ from medseg.errors import TrainingError
 from medseg.evaluation import pooled, read_evaluation
 from medseg.model import load_package
 from medseg.training.checkpoint import CHECKPOINT_FILE
-from medseg.training.interrupt import StopRequest, stop_request
+from medseg.training.folds import fold_budget, is_finished, open_folds
+from medseg.training.interrupt import StopTraining, stop_request
 from medseg.training.run import MODEL_FOLDER, Nobody, Observer, Run
 from medseg.training.runlog import NoRecords, Records, RunLog
 from medseg.training.setup import measure_side, set_up, store_folder
 from medseg.training.step import take_step
 from medseg.training.tracking import Tracking, open_trackers
 from medseg.training.validate import SCORES_FILE, VALIDATION_FOLDER, mean_dice, validate, validate_best
-from medseg.training.world import joined
+from medseg.training.world import current, joined
 
+_INSTANT_S = 1e-9
 _LOOK_EVERY = 10  # steps between looks at the loss, which wait for the device
 _OVERDUE = 0.5  # share of the time after which the first validation does not wait for the epoch's end
 
@@ -110,10 +111,15 @@ def train(
             resume=resume,
         )
         log = _open_log(run, dataset.name) if world.is_first else nullcontext(NoRecords())
-        with log as records, stop_request() as stop:
-            stopped_by = _fit(run, records, stop)
-        dice = {} if stopped_by else validate_best(run)
-    return TrainResult(folder / MODEL_FOLDER, dice, stopped_by)
+        with log as records, stop_request() as run.stop:
+            try:
+                _fit(run, records)
+                dice = validate_best(run)
+            except StopTraining as stop:
+                run.save()
+                world.wait()  # or a launcher ends the process that still saves
+                return TrainResult(folder / MODEL_FOLDER, {}, stop.signal)
+    return TrainResult(folder / MODEL_FOLDER, dice)
 
 
 def cross_validate(
@@ -136,7 +142,7 @@ def cross_validate(
         folder: Of the runs and their common store.
         observer: Is told how it goes.
         device: As for `train`.
-        budget_s: Seconds for all folds together; what is left is dealt evenly to those that are left.
+        budget_s: Seconds for all folds together, dealt evenly to those that have not begun.
         resume: Go on where the runs in the folder stopped.
 
     Returns:
@@ -148,52 +154,51 @@ def cross_validate(
     """
     with joined(device) as world:
         common = _common_settings(config, dataset, folder, observer)
-        left = _Left(budget_s, len(dataset.folds))
-        for fold in dataset.folds:
-            part = folder / f"fold_{fold}"
-            budget = left.next()
-            if resume and (part / VALIDATION_FOLDER / SCORES_FILE).is_file():
+        if world.is_first:
+            folds = open_folds(folder, common, budget_s, resume=resume)
+        world.wait()
+        if not world.is_first:
+            folds = open_folds(folder, common, budget_s, resume=True)
+        parts = {fold: folder / f"fold_{fold}" for fold in dataset.folds}
+        for fold, part in parts.items():
+            if resume and is_finished(part):
                 continue
             of_fold = common.model_copy(update={"data": common.data.model_copy(update={"fold": fold})})
             again = resume and (part / CHECKPOINT_FILE).is_file()
-            result = train(of_fold, dataset, part, observer, device=device, budget_s=budget, resume=again)
+            left = fold_budget(folds, list(parts.values()), part)
+            result = train(of_fold, dataset, part, observer, device=device, budget_s=left, resume=again)
             if result.stopped_by:
                 return TrainResult(folder / MODEL_FOLDER, {}, result.stopped_by)
         if world.is_first:
-            parts = [folder / f"fold_{fold}" for fold in dataset.folds]
-            scores = pooled([read_evaluation(part / VALIDATION_FOLDER / SCORES_FILE) for part in parts])
-            dice = {label.name: label.dice for label in scores.summary}
-            merge_packages(parts, folder / MODEL_FOLDER, validation_dice=dice)
+            _merge(list(parts.values()), folder / MODEL_FOLDER)
         world.wait()
     return TrainResult(folder / MODEL_FOLDER, load_package(folder).provenance.known_dice)
+
+
+def _merge(parts: Sequence[Path], target: Path) -> None:
+    scores = pooled([read_evaluation(part / VALIDATION_FOLDER / SCORES_FILE) for part in parts])
+    dice = {label.name: label.dice for label in scores.summary}
+    merge_packages(parts, target, validation_dice=dice)
 
 
 def _common_settings(
     config: ExperimentConfig, dataset: Dataset, folder: Path, observer: Observer
 ) -> ExperimentConfig:
-    """Return the settings that all folds share: one store, and the preprocessing of all labelled cases."""
+    """Return the settings that all folds share: one store, and the preprocessing of all labelled cases.
+
+    The first process measures; the others find it done.
+    """
+    world = current()
     dataset.fold(dataset.folds[0] if dataset.folds else 0)  # says what is wrong with the folds
     store = store_folder(config, folder)
     labelled = [case for case in dataset.cases if case.label is not None]
-    everything = measure_side(labelled, dataset.scheme, store, observer)
+    if not world.is_first:
+        world.wait()
+    everything = measure_side(labelled, dataset.scheme, store, observer if world.is_first else Nobody())
+    if world.is_first:
+        world.wait()
     data = config.data.model_copy(update={"store": store})
     return config.model_copy(update={"preprocessing": config.preprocessing.completed(everything), "data": data})
-
-
-@dataclass
-class _Left:
-    """Deals the time that is left evenly to the folds that are left."""
-
-    budget_s: float | None
-    folds: int
-    start: float = field(default_factory=time.monotonic)
-
-    def next(self) -> float | None:
-        if self.budget_s is None:
-            return None
-        share = (self.budget_s - (time.monotonic() - self.start)) / self.folds
-        self.folds -= 1
-        return share
 
 
 def _open_log(run: Run, experiment: str) -> RunLog:
@@ -202,64 +207,51 @@ def _open_log(run: Run, experiment: str) -> RunLog:
     return RunLog(run.folder, run.state.step, run.state.validated_step, trackers)
 
 
-def _fit(run: Run, records: Records, stop: StopRequest) -> signal.Signals | None:
-    """Take steps until the training is complete; return the signal where it was asked to stop before."""
+def _fit(run: Run, records: Records) -> None:
+    """Take steps until the training is complete.
+
+    Raises:
+        StopTraining: It was asked to stop before.
+    """
     if run.state.validation_due:
         _validate(run, records)
     with closing(run.data.loader.batches(run.state.step)) as batches:
-        while True:
-            fraction, stopped_by = _agree(run, stop)
-            if stopped_by is not None:
-                run.save()
-                return stopped_by
-            if fraction >= 1:
-                break
+        while (fraction := run.agree()) < 1:
+            if _is_overdue(run, fraction):
+                _validate(run, records)
+                continue
             start = time.monotonic()
             image, label = next(batches)
             run.state.waited_s += time.monotonic() - start
             take_step(run, image, label, fraction)
             run.state.worked_s += time.monotonic() - start
-            _after_step(run, records)
+            _after_step(run, records, fraction)
     _require_steps(run)
     if run.state.validated_step != run.state.step:
         _validate(run, records)
-    return None
 
 
-def _agree(run: Run, stop: StopRequest) -> tuple[float, signal.Signals | None]:
-    """Return the share that is done and the signal that asked to stop, the same in all processes."""
-    mine = torch.tensor([run.pace.fraction(run.state.step), float(stop.signal or 0)], dtype=torch.float64)
-    if run.world.size == 1:
-        return float(mine[0]), stop.signal
-    fraction, number = run.world.agree(mine.to(run.device)).tolist()
-    return fraction, signal.Signals(int(number)) if number else None
-
-
-def _after_step(run: Run, records: Records) -> None:
+def _after_step(run: Run, records: Records, fraction: float) -> None:
     """Look at the loss now and then; at the end of an epoch write it down, save and validate."""
     per_epoch = run.config.training.steps_per_epoch
     done = run.state.step % per_epoch or per_epoch
     if done % _LOOK_EVERY == 0 or done == per_epoch:
         run.sum_losses()
-        mean, waiting = run.state.loss_sum / done, run.state.waited_s / max(run.state.worked_s, 1e-9)
-        run.observer.stepped(run.pace.fraction(run.state.step), (run.state.step - 1) // per_epoch, mean, waiting)
+        waiting = run.state.waited_s / max(run.state.worked_s, _INSTANT_S)
+        run.observer.stepped(fraction, (run.state.step - 1) // per_epoch, run.mean_loss, waiting)
     if done == per_epoch:
         _end_epoch(run, records)
-    run.state.validation_due = _wants_validation(run)
-    if run.state.validation_due:
-        _validate(run, records)
-    elif done == per_epoch:
-        run.save()
+        epoch = run.state.step // per_epoch
+        if epoch == 1 or epoch % run.config.training.validate_every == 0:
+            _validate(run, records)
+        else:
+            run.save()
 
 
-def _wants_validation(run: Run) -> bool:
-    """Whether the step just taken ends an epoch that is validated, or half the time has gone without any."""
-    training = run.config.training
-    epoch, rest = divmod(run.state.step, training.steps_per_epoch)
-    if rest == 0:
-        return epoch == 1 or epoch % training.validate_every == 0
+def _is_overdue(run: Run, fraction: float) -> bool:
+    """Whether half of the time has gone without any validation."""
     never = run.pace.budget_s is not None and run.state.validated_step is None
-    return never and run.pace.fraction(run.state.step) >= _OVERDUE
+    return never and run.state.step > 0 and fraction >= _OVERDUE
 
 
 def _validate(run: Run, records: Records) -> None:
@@ -271,18 +263,19 @@ def _validate(run: Run, records: Records) -> None:
 
 
 def _end_epoch(run: Run, records: Records) -> None:
-    per_epoch = run.config.training.steps_per_epoch
-    patches = per_epoch * run.config.training.batch_size
+    state = run.state
+    patches = run.config.training.steps_per_epoch * run.config.training.batch_size
     values = {
-        "loss": run.state.loss_sum / per_epoch,
+        "loss": run.mean_loss,
         "learning_rate": float(run.optimizer.param_groups[-1]["lr"]),
         "elapsed_s": run.pace.elapsed_s,
-        "waiting_share": run.state.waited_s / run.state.worked_s,
-        "patches_per_s": patches / run.state.worked_s,
-        "skipped_steps": float(run.state.skipped),
+        "waiting_share": state.waited_s / max(state.worked_s, _INSTANT_S),
+        "patches_per_s": patches / max(state.worked_s, _INSTANT_S),
+        "skipped_steps": float(state.skipped),
     }
-    records.write(run.state.step, values)
-    run.state.loss_sum = run.state.waited_s = run.state.worked_s = 0.0
+    records.write(state.step, values)
+    state.times["training_s"] = state.times.get("training_s", 0.0) + state.worked_s
+    state.loss_sum, state.loss_count, state.waited_s, state.worked_s = 0.0, 0, 0.0, 0.0
 
 
 def _require_steps(run: Run) -> None:

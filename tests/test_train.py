@@ -223,6 +223,49 @@ def test_records_are_not_lost_to_a_full_disk(tmp_path):
     assert (tmp_path / METRICS_FILE).read_text() == text
 
 
+def test_a_stop_within_a_validation_is_heard_before_its_end(dataset, tmp_path):
+    class StopInValidation(Silent):
+        def preparing(self, what, done, total) -> None:
+            if what == "validation" and done == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert (what, done) != ("validation", 2)
+
+    config = tiny_config(epochs=2, validate_every=1)
+    whole = train(config, dataset, tmp_path / "whole", Silent())
+    stopped = train(config, dataset, tmp_path / "parts", StopInValidation())
+    assert stopped.stopped_by == signal.SIGTERM
+    assert read_state(tmp_path / "parts" / CHECKPOINT_FILE).validation_due
+    resumed = train(config, dataset, tmp_path / "parts", Silent(), resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert resumed.dice == whole.dice
+
+
+def test_a_stop_within_the_final_validation_is_resumed_with_it(dataset, tmp_path):
+    class StopAtTheEnd(Silent):
+        def preparing(self, what, done, total) -> None:
+            if what == "final validation":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny_config(epochs=1)
+    assert train(config, dataset, tmp_path, StopAtTheEnd()).stopped_by == signal.SIGTERM
+    assert train(config, dataset, tmp_path, Silent(), resume=True).dice
+
+
+def test_a_3d_network_for_single_slices_is_refused_before_training(tmp_path):
+    data = tiny_dataset(tmp_path / "data")
+    for case in data.cases:
+        for path in (*case.images, case.label):
+            volume = read_nifti(path)
+            write_nifti(path, type(volume)(np.asfortranarray(volume.array[:, :, 10:11]), volume.affine))
+    with pytest.raises(UsageError, match="two sizes: a 2-D network for single slices"):
+        train(tiny_config(), data, tmp_path / "run", Silent())
+
+
+def test_parts_that_a_batch_cannot_be_cut_into_are_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match="must be divisible by accumulate"):
+        tiny_config(batch_size=3, accumulate=2)
+
+
 # --- budget ---
 
 

@@ -29,7 +29,9 @@ def plan(
     resolution: Annotated[
         str, typer.Option(help="full, or low: a network that sees more of the volume, more coarsely.")
     ] = "full",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N; with --memory, cuda plans for a card that is not here.")
+    ] = "auto",
     dry_run: Annotated[bool, typer.Option(help=DRY_RUN_HELP)] = True,
 ) -> None:
     """Measure a data set and plan a training: spacing, patch, batch, network and schedule, each with its reason.

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from medseg.plan.experiment import Planned
 
 MEMORY_HELP = (
-    "Memory that a training step may take, such as 8GB, to plan for another card; what is free by default."
+    "Memory to plan for, such as 8GB: what a training step may take on a CPU, all that a CUDA card has. By default "
+    "what is free."
 )
 DIMS_HELP = "2 or 3: plan a 2-D or a 3-D network; by the data by default."
 DRY_RUN_HELP = "Confirm the plan by training steps on random numbers, or trust the estimate of their memory."
@@ -27,7 +28,11 @@ def show_plan(planned: Planned) -> None:
     console.print(table)
     limit = f"{planned.compute.memory_bytes / 1e9:.1f} GB ({planned.compute.source})"
     if planned.cost is None:
-        console.print(f"for {planned.compute.kind}, {limit}; the memory of a step was estimated, not measured")
+        why = f": {planned.compute.unmeasured}" if planned.compute.unmeasured else ""
+        console.print(
+            f"for {planned.compute.kind}, {limit}; the memory of a step was estimated, not measured{why}",
+            highlight=False,
+        )
     else:
         taken = f"{planned.cost.peak_bytes / 1e9:.2f} GB and {planned.cost.seconds:.2f} s"
         console.print(f"a training step on {planned.compute.kind} takes {taken}, measured; it may take {limit}")

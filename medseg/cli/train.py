@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,6 +54,12 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option(help="Fine-tune: begin with the weights of this model package.")
     ] = None,
+    coarse: Annotated[
+        Path | None, typer.Option(help="Second stage of a cascade: run folder of the first one, of all folds.")
+    ] = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Train both stages, the first in low/; needs --fold all.")
+    ] = False,
     memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
     dims: Annotated[int | None, typer.Option(min=2, max=3, help=DIMS_HELP)] = None,
     dry_run: Annotated[bool, typer.Option(help=DRY_RUN_HELP)] = True,
@@ -71,31 +78,36 @@ def train(
     [bold]--resume[/bold] goes on exactly there. Under torchrun all GPUs train one network; see docs/distributed.md.
     """
     from medseg.plan.prepare import PlanOptions
-    from medseg.plan.request import Request, open_request
+    from medseg.plan.request import Request, cascade_of, open_request
     from medseg.train import cross_validate
     from medseg.train import train as run_training
     from medseg.training.interrupt import leaving_on_sigterm
-    from medseg.training.tracking import Tracking, require
     from medseg.training.world import joined
 
+    start = time.monotonic()
     seconds = parse_time(budget) if budget else None
     given = {
         "data.manifest": manifest,
         "data.root": str(data_root) if data_root else None,
         "data.fold": parse_fold(fold),
+        "data.coarse": str(coarse) if coarse else None,
         "training.epochs": epochs,
         "training.track": track,
         "init_from.model": str(init_from) if init_from else None,
     }
-    if track == Tracking.MLFLOW.value:
-        require({Tracking.MLFLOW})  # before anything is measured
     options = PlanOptions(device, memory, dims, dry_run=dry_run)
     request = Request(config, given, output, fold == "all", resume, options)
     with leaving_on_sigterm(_AGAIN), joined(device) as world, progress_bar() as progress:
         observer = ProgressObserver(progress)
-        experiment, dataset, folder = open_request(request, observer, show_plan)
         fit = cross_validate if fold == "all" else run_training
-        result = fit(experiment, dataset, folder, observer, device=device, budget_s=seconds, resume=resume)
+        stages = cascade_of(request) if cascade else (request,)
+        for number, stage in enumerate(stages):
+            experiment, dataset, folder = open_request(stage, observer, show_plan)
+            left = seconds and (seconds - (time.monotonic() - start)) / (len(stages) - number)
+            result = fit(experiment, dataset, folder, observer, device=device, budget_s=left, resume=resume)
+            if result.interrupted:
+                folder = stages[-1].output or folder
+                break
         is_first = world.is_first
     if not is_first:
         raise typer.Exit(_status(result))
@@ -107,6 +119,7 @@ def train(
             "--budget": budget,
         }
         again |= {"--epochs": epochs, "--init-from": init_from, "--track": track}
+        again |= {"--coarse": coarse, "--cascade": cascade or None}
         command = resume_command(config, folder, again | {"--device": device})
         errors.print(f"stopped and saved; go on with: {escape(command)}", soft_wrap=True, highlight=False)
         raise typer.Exit(_status(result))
@@ -145,11 +158,14 @@ def parse_fold(text: str | None) -> int | None:
 
 
 def resume_command(config: str | None, folder: Path, options: Mapping[str, object]) -> str:
-    """Return the command that goes on with a run, quoted for a shell; options that are None were not given."""
+    """Return the command that goes on with a run, quoted for a shell; options that are None were not given.
+
+    One that is True is a flag.
+    """
     words = ["medseg", "train", *([config] if config else []), "-o", str(folder)]
     for name, value in options.items():
         if value is not None:
-            words += [name, str(value)]
+            words += [name] if value is True else [name, str(value)]
     return shlex.join([*words, "--resume"])
 
 

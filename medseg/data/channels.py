@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medseg.data.manifest import Case
-from medseg.errors import InputError, UsageError, listed
+from medseg.errors import InputError, ManifestError, UsageError, listed
 from medseg.volume import Volume
 
 
@@ -36,7 +36,8 @@ def require_channels(training: Sequence[Case], every: Sequence[Case], *, flags: 
         flags: `Preprocessing.channel_flags`.
 
     Raises:
-        UsageError: A case lacks a channel and the network is not told, or no training case has one of them.
+        UsageError: A case lacks a channel and the network is not told.
+        ManifestError: No training case has one of them.
     """
     lacking = [case.id for case in every if not all(case.present)]
     if lacking and not flags:
@@ -46,12 +47,24 @@ def require_channels(training: Sequence[Case], every: Sequence[Case], *, flags: 
             found=f"false; {len(lacking)} of {len(every)} cases lack one: {listed(lacking)}",
             remedy="set it, and training.channel_dropout: 0.2, or leave these cases out",
         )
-    for channel, present in enumerate(zip(*(case.present for case in training), strict=True)):
-        if not any(present):
-            raise UsageError(
-                "data.fold",
-                expected="every channel in at least one training case",
-                found=f"none of {len(training)} has channel {channel}",
+    require_every_channel([case.present for case in training])
+
+
+def require_every_channel(present: Sequence[Sequence[bool]]) -> None:
+    """Check that each channel is in one of the training cases.
+
+    Args:
+        present: Which channels each case has.
+
+    Raises:
+        ManifestError: None of them has one of the channels.
+    """
+    for channel, of_cases in enumerate(zip(*present, strict=True)):
+        if not any(of_cases):
+            raise ManifestError(
+                "channels",
+                expected="each of them in at least one training case",
+                found=f"none of {len(present)} has channel {channel}",
                 remedy="choose another fold, or leave the channel out of the manifest",
             )
 

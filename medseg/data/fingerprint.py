@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from medseg.data.channels import require_every_channel
 from medseg.errors import InputError
 from medseg.volume import Volume
 
@@ -18,7 +19,10 @@ Shape = tuple[int, int, int]
 
 
 class IntensityStatistics(BaseModel):
-    """Statistics of the foreground (labelled) voxels of one channel, pooled over cases."""
+    """Statistics of the foreground (labelled) voxels of one channel, pooled over the cases that have some.
+
+    Where none of the cases that have the channel has foreground, they are of all voxels.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,6 +52,9 @@ class Fingerprint(BaseModel):
     median_shape: Shape = Field(
         default=(0, 0, 0), description="Voxels at each case's own spacing, cropped to what is not zero."
     )
+    median_cropped_extent_mm: Triple = Field(
+        default=(0, 0, 0), description="Of images that are cropped to what is not zero."
+    )
     kept_by_crop: float = Field(
         default=1.0,
         description="Median share of an image's voxels inside the box of those where a channel is not zero; "
@@ -61,7 +68,9 @@ class Fingerprint(BaseModel):
 class CaseMeasurement(BaseModel):
     """What one case contributes: its spacing and size along R, A, S, its labels, a sample of its foreground.
 
-    `shape`, `kept_by_crop` and `label_values` are those of `Fingerprint`, for one case.
+    `shape`, `kept_by_crop` and `label_values` are those of `Fingerprint`, for one case. `samples` are values of
+    the foreground, an array a channel; empty where the channel is missing or the case has no foreground. In the
+    latter case, and only then, `everywhere` has values of all voxels.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
@@ -72,6 +81,7 @@ class CaseMeasurement(BaseModel):
     kept_by_crop: float
     label_values: tuple[int, ...]
     samples: tuple[NDArray[np.float32], ...]
+    everywhere: tuple[NDArray[np.float32], ...]
 
 
 def measure_case(
@@ -81,8 +91,8 @@ def measure_case(
 
     Args:
         images: One volume a channel, all on the label's grid; None for one that is missing, which has no sample.
-        label: Label values; every non-zero voxel is foreground. Without any, all voxels are taken.
-        seed: Of the choice of at most 10,000 foreground voxels.
+        label: Label values; every non-zero voxel is foreground.
+        seed: Of the choice of at most 10,000 voxels.
         ignore_value: Label value of the voxels that nobody judged; they are not foreground.
 
     Raises:
@@ -95,10 +105,8 @@ def measure_case(
     values = label.array.reshape(-1, order="F")
     foreground = np.flatnonzero(values if ignore_value is None else (values != 0) & (values != ignore_value))
     present = np.unique(values[foreground])
-    if foreground.size == 0:
-        foreground = np.arange(grid.voxel_count)
-    if foreground.size > MAX_VOXELS_A_CASE:
-        foreground = np.random.default_rng(seed).choice(foreground, MAX_VOXELS_A_CASE, replace=False)
+    anywhere = _some(0 if foreground.size else grid.voxel_count, seed)
+    foreground = foreground[_some(foreground.size, seed)]
     extent = [size * spacing for size, spacing in zip(grid.shape, grid.spacing_mm, strict=True)]
     box = _nonzero_box(given)
     right, front, up = in_ras(grid.orientation, box)
@@ -109,6 +117,7 @@ def measure_case(
         kept_by_crop=math.prod(box) / grid.voxel_count,
         label_values=tuple(int(value) for value in present if value > 0),
         samples=tuple(_sample(image, foreground) for image in images),
+        everywhere=tuple(_sample(image, anywhere) for image in images),
     )
 
 
@@ -117,11 +126,14 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
 
     Args:
         measurements: At least one.
+
+    Raises:
+        ManifestError: None of them has one of the channels.
     """
     spacing = np.array([m.spacing_mm for m in measurements])
     extent = np.array([m.extent_mm for m in measurements])
     right, front, up = (round(size) for size in np.median([m.shape for m in measurements], axis=0).tolist())
-    channels = zip(*(m.samples for m in measurements), strict=True)
+    require_every_channel([[sample.size > 0 for sample in _seen(m)] for m in measurements])
     return Fingerprint(
         cases=len(measurements),
         median_spacing_mm=_triple(np.median(spacing, axis=0)),
@@ -129,13 +141,37 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
         largest_spacing_mm=_triple(spacing.max(axis=0)),
         smallest_extent_mm=_triple(extent.min(axis=0)),
         largest_extent_mm=_triple(extent.max(axis=0)),
-        foreground=tuple(_statistics(np.concatenate(samples)) for samples in channels),
+        foreground=tuple(_statistics(values) for values in _pooled(measurements)),
         percentile_10_spacing_mm=_triple(np.percentile(spacing, 10, axis=0)),
         median_extent_mm=_triple(np.median(extent, axis=0)),
         median_shape=(right, front, up),
+        median_cropped_extent_mm=_triple(np.median(spacing * [m.shape for m in measurements], axis=0)),
         kept_by_crop=float(np.median([m.kept_by_crop for m in measurements])),
         label_values=tuple(sorted({value for m in measurements for value in m.label_values})),
     )
+
+
+def _seen(measurement: CaseMeasurement) -> tuple[NDArray[np.float32], ...]:
+    """Return the values of each channel: those of the foreground, or of all voxels where there is none."""
+    pairs = zip(measurement.samples, measurement.everywhere, strict=True)
+    return tuple(foreground if foreground.size else anywhere for foreground, anywhere in pairs)
+
+
+def _pooled(measurements: Sequence[CaseMeasurement]) -> list[NDArray[np.float32]]:
+    """Return the foreground of all cases, a channel each; all voxels where no case with the channel has any.
+
+    A case without foreground counts for nothing beside one that has some: its air is not what is looked for.
+    """
+    foreground = [np.concatenate(values) for values in zip(*(m.samples for m in measurements), strict=True)]
+    anywhere = [np.concatenate(values) for values in zip(*(m.everywhere for m in measurements), strict=True)]
+    return [one if one.size else other for one, other in zip(foreground, anywhere, strict=True)]
+
+
+def _some(count: int, seed: int) -> NDArray[np.int64]:
+    """Return the numbers below `count`, or a random choice of 10,000 of them."""
+    if count <= MAX_VOXELS_A_CASE:
+        return np.arange(count)
+    return np.random.default_rng(seed).choice(count, MAX_VOXELS_A_CASE, replace=False)
 
 
 def _sample(image: Volume | None, voxels: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg.data.channels import require_every_channel
 from medseg.data.fingerprint import CaseMeasurement, measure_case
 from medseg.data.manifest import Case
 from medseg.data.store import file_stamp, read_case
@@ -17,7 +18,8 @@ from medseg.errors import InputError
 from medseg.files import atomic_path
 from medseg.threads import map_threads
 
-_LAYOUT_VERSION = 1
+_LAYOUT_VERSION = 2
+_SAMPLES = ("samples", "everywhere")  # the fields that are arrays, one a channel
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
@@ -41,9 +43,11 @@ def measure_cases(
         One measurement a case, in their order.
 
     Raises:
+        ManifestError: None of the cases has one of the channels; it is said before any is read.
         InputError: A case cannot be read; an image of it is constant, or holds NaN or infinite values.
         StorageError: The cache cannot be written.
     """
+    require_every_channel([case.present for case in cases])
     return map_threads(lambda case: _measure(case, cache, ignore_value), cases, advance)
 
 
@@ -69,9 +73,9 @@ def _read_and_measure(case: Case, ignore_value: int | None) -> CaseMeasurement:
 
 
 def _save(path: Path, measurement: CaseMeasurement) -> None:
-    facts = measurement.model_dump_json(exclude={"samples"}).encode()
+    facts = measurement.model_dump_json(exclude=set(_SAMPLES)).encode()
     with atomic_path(path) as temporary:
-        np.savez(temporary, np.frombuffer(facts, dtype=np.uint8), *measurement.samples)
+        np.savez(temporary, np.frombuffer(facts, dtype=np.uint8), *measurement.samples, *measurement.everywhere)
 
 
 def _load(path: Path) -> CaseMeasurement | None:
@@ -80,7 +84,9 @@ def _load(path: Path) -> CaseMeasurement | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as held:
-            facts, *samples = (held[name] for name in held.files)
-            return CaseMeasurement.model_validate(json.loads(facts.tobytes()) | {"samples": tuple(samples)})
+            facts, *arrays = (held[name] for name in held.files)
+            channels = len(arrays) // 2
+            samples = zip(_SAMPLES, (tuple(arrays[:channels]), tuple(arrays[channels:])), strict=True)
+            return CaseMeasurement.model_validate(json.loads(facts.tobytes()) | dict(samples))
     except _DAMAGED:
         return None

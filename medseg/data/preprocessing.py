@@ -79,8 +79,8 @@ class Preprocessing(BaseModel):
 
     coarse_labels: tuple[Annotated[int, Field(ge=1, lt=2**24)], ...] = Field(
         default=(),
-        description="Label values of the first stage of a cascade; the network sees one more channel for each, which "
-        "is 1 where the first stage drew it. Filled in by data.coarse.",
+        description="Label values of the first stage of a cascade; the network sees one more channel for each, "
+        "which is 1 where the first stage drew it. Filled in from data.coarse.",
     )
 
     def network_channels(self, channels: int) -> int:

@@ -15,7 +15,7 @@ from medseg.data.manifest import Case
 from medseg.data.preprocessing import Preprocessing
 from medseg.data.stored import StoreDtype, stored_bytes
 from medseg.errors import GridError, StorageError
-from medseg.volume import Grid
+from medseg.volume import Grid, smallest_unsigned
 
 _LENGTH_UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 
@@ -43,7 +43,9 @@ def expected_bytes(case: Case, preprocessing: Preprocessing, classes: int, dtype
     old = np.array(in_ras(grid.orientation, grid.spacing_mm)) * unit_mm
     new = preprocessing.spacing_mm or old
     finer = math.prod(1.0 if s == "keep" else o / float(s) for o, s in zip(old, new, strict=True))
-    return stored_bytes(round(grid.voxel_count * finer), len(case.images), classes, dtype)
+    voxels = round(grid.voxel_count * finer)
+    of_coarse = np.dtype(smallest_unsigned(max(preprocessing.coarse_labels, default=0))).itemsize
+    return stored_bytes(voxels, len(case.images), classes, dtype) + (voxels * of_coarse if case.coarse else 0)
 
 
 def require_space(folder: Path, needed: int, cases: int) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.data.channels import present_volumes
+from medseg.data.coarse import read_coarse
 from medseg.data.manifest import Case
 from medseg.data.preprocessing import Preprocessing
 from medseg.data.space import bytes_of, expected_bytes, full_disk, require_space
@@ -38,7 +39,7 @@ from medseg.volume import Volume, smallest_unsigned
 
 __all__ = ["MAX_VOXELS_A_CLASS", "StoreDtype", "StoredCase", "build_store", "file_stamp", "read_case"]
 
-_LAYOUT_VERSION = 2
+_LAYOUT_VERSION = 3
 _LEFT_OVER_S = 3600.0  # no case takes as long to write
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -131,6 +132,8 @@ class _Builder:
             "ignore_value": self.ignore_value,
             "dtype": self.dtype,
         }
+        if case.coarse is not None:
+            facts["coarse"] = _stamp(case.coarse)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
         return StoredCase(case.id, self.folder / key)
 
@@ -141,7 +144,8 @@ class _Builder:
             images, label = read_case(case)
             classes = _class_indices(label, self.labels, case, self.ignore_value)
             ignore_index = None if self.ignore_value is None else self.labels.ignore_index
-            prepared = prepare(build_transforms(self.preprocessing, len(images)), images, classes)
+            transforms = build_transforms(self.preprocessing, len(images))
+            prepared = prepare(transforms, images, classes, read_coarse(case))
             with _new_folder(target) as temporary:
                 write_case(StoredCase(case.id, temporary), prepared, self.dtype, ignore_index)
         return target
@@ -153,11 +157,12 @@ class _Builder:
 
 def file_stamp(case: Case) -> list[tuple[str, int, int]]:
     """Return (path, bytes, time of change in ns) of a case's files, zeros for one that is not there."""
-    stamps = []
-    for path in (*case.images, case.label):
-        status = path.stat() if path is not None and path.is_file() else None
-        stamps.append((str(path or ""), status.st_size if status else 0, status.st_mtime_ns if status else 0))
-    return stamps
+    return [_stamp(path) for path in (*case.images, case.label)]
+
+
+def _stamp(path: Path | None) -> tuple[str, int, int]:
+    status = path.stat() if path is not None and path.is_file() else None
+    return str(path or ""), status.st_size if status else 0, status.st_mtime_ns if status else 0
 
 
 def _class_indices(label: Volume, labels: LabelSet, case: Case, ignore_value: int | None) -> Volume:

@@ -2,8 +2,8 @@
 
 It is a folder with ``image.npy`` (float16 or float32; C, k, j, i), ``label.npy`` (class indices; k, j, i),
 ``voxels.npy`` (uint32: places in the flattened label, one class after the other) and ``case.json`` (id, affine,
-which channels the case has, how many voxels of each class are listed). The last axis of a volume comes first, so
-that its slices lie together.
+which channels the case has, how many voxels of each class are listed); in a cascade also ``coarse.npy`` (label
+values of the first stage; k, j, i). The last axis of a volume comes first, so that its slices lie together.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ MAX_VOXELS_A_CLASS = 10_000
 StoreDtype = Literal["float16", "float32"]
 
 _IMAGE, _LABEL, _VOXELS, _FACTS = "image.npy", "label.npy", "voxels.npy", "case.json"
-_VOXELS_FOR_ONE_LISTED = 8  # at most half a byte of list a voxel
+_COARSE = "coarse.npy"
+_VOXELS_FOR_ONE_LISTED = {"float16": 8, "float32": 125}  # lists of half a byte a voxel, or 0.032, at most
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class StoredCase:
     @property
     def is_whole(self) -> bool:
         """Whether all its files are there."""
-        return all((self.folder / name).is_file() for name in (_IMAGE, _LABEL, _VOXELS, _FACTS))
+        if not all((self.folder / name).is_file() for name in (_IMAGE, _LABEL, _VOXELS, _FACTS)):
+            return False
+        return not self._has_coarse or (self.folder / _COARSE).is_file()
 
     @property
     def image(self) -> NDArray[np.floating[Any]]:
@@ -85,13 +88,17 @@ class StoredCase:
 
     @cached_property
     def has_ignored(self) -> bool:
-        """Whether there are voxels that nobody judged; if so, `voxels_of` class 0 gives some that somebody did."""
+        """Whether there are voxels that nobody judged; if so, `voxels_of` class 0 gives some that somebody did.
+
+        It gives none where nobody judged any.
+        """
         return 0 in self._spans
 
     def voxels_of(self, class_index: int) -> NDArray[np.int64]:
         """Return some voxels (n, 3) of one class.
 
-        They are at most 10,000, and those of all classes together at most an eighth of the case's voxels.
+        They are at most 10,000, and those of all classes together at most an eighth of the case's voxels, or one in
+        125 where the image is in float32.
         """
         listed = np.load(self.folder / _VOXELS, mmap_mode="r", allow_pickle=False)
         places = listed[self._spans.get(class_index, slice(0))]
@@ -105,17 +112,22 @@ class StoredCase:
             size: Voxels along (i, j, k).
 
         Returns:
-            Image float32 (C, *size) and class indices int64 (*size).
+            Image float32 (C, *size) and class indices int64 (*size). In a cascade the image has one more channel,
+            the label values of the first stage; see `medseg.data.coarse.with_masks`.
         """
         spans = [
             (max(c, 0), max(c, 0, min(c + s, n))) for c, s, n in zip(corner, size, self.shape, strict=True)
         ]  # first voxel and the one after the last; empty where the patch lies outside
         target = tuple(slice(first - c, end - c) for (first, end), c in zip(spans, corner, strict=True))
         read_image, read_label = (_read_box(self.folder / name, spans[::-1]) for name in (_IMAGE, _LABEL))
-        image = torch.zeros((len(read_image), *size))
+        image = torch.zeros((len(read_image) + self._has_coarse, *size))
         label = torch.zeros(tuple(size), dtype=torch.int64)
         # turned round while a voxel still has few bytes
-        image[(slice(None), *target)] = torch.from_numpy(np.ascontiguousarray(read_image.transpose(0, 3, 2, 1)))
+        channels = slice(len(read_image))
+        image[(channels, *target)] = torch.from_numpy(np.ascontiguousarray(read_image.transpose(0, 3, 2, 1)))
+        if self._has_coarse:
+            read_coarse = _read_box(self.folder / _COARSE, spans[::-1])
+            image[-1][target] = torch.from_numpy(read_coarse.T.astype(np.float32))
         label[target] = torch.from_numpy(np.ascontiguousarray(read_label.T))
         return image, label
 
@@ -126,12 +138,22 @@ class StoredCase:
             self.grid,
             torch.from_numpy(self.label.astype(np.int64)),
             None if all(self.present) else self.present,
+            self._whole_coarse(),
         )
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads((self.folder / _FACTS).read_text(encoding="utf-8"))
         return facts
+
+    def _whole_coarse(self) -> Tensor | None:
+        if not self._has_coarse:
+            return None
+        return torch.from_numpy(np.load(self.folder / _COARSE, allow_pickle=False).T.astype(np.int64))
+
+    @property
+    def _has_coarse(self) -> bool:
+        return bool(self._facts.get("coarse"))
 
     @cached_property
     def _spans(self) -> dict[int, slice]:
@@ -160,12 +182,16 @@ def write_case(
         raise ValueError("a stored case has a label")
     labels = prepared.label.permute(2, 1, 0).numpy()
     classes = np.ascontiguousarray(labels, dtype=smallest_unsigned(int(labels.max())))
-    listed = list_voxels(classes, ignore_index)
+    image = np.ascontiguousarray(_in_dtype(prepared.image, dtype).permute(0, 3, 2, 1).numpy())
+    listed = list_voxels(classes, ignore_index, for_one=_VOXELS_FOR_ONE_LISTED[image.dtype.name])
     arrays = {
-        _IMAGE: np.ascontiguousarray(_in_dtype(prepared.image, dtype).permute(0, 3, 2, 1).numpy()),
+        _IMAGE: image,
         _LABEL: classes,
         _VOXELS: np.concatenate([np.empty(0, np.uint32), *listed.values()]),
     }
+    if prepared.coarse is not None:
+        coarse = prepared.coarse.permute(2, 1, 0).numpy()
+        arrays[_COARSE] = np.ascontiguousarray(coarse, dtype=smallest_unsigned(int(coarse.max())))
     for name, array in arrays.items():
         with _flushed(case.folder / name) as stream:
             np.save(stream, array, allow_pickle=False)
@@ -174,13 +200,14 @@ def write_case(
         "affine": prepared.grid.affine.tolist(),
         "present": prepared.present or [True] * len(prepared.image),
         "listed": [[index, len(places)] for index, places in listed.items()],
+        "coarse": _COARSE in arrays,
     }
     with _flushed(case.folder / _FACTS) as stream:
         stream.write(json.dumps(facts).encode())
 
 
 def list_voxels(
-    classes: NDArray[np.unsignedinteger[Any]], ignore_index: int | None = None
+    classes: NDArray[np.unsignedinteger[Any]], ignore_index: int | None = None, *, for_one: int = 8
 ) -> dict[int, NDArray[np.uint32]]:
     """Choose voxels of each foreground class that is present, the same ones every time.
 
@@ -188,10 +215,11 @@ def list_voxels(
         classes: Class indices, contiguous in C order.
         ignore_index: Class index of the voxels that nobody judged; where there are some, voxels that somebody did
             judge are listed as class 0.
+        for_one: Voxels of the case for each one that may be listed.
 
     Returns:
         Ascending places in the flattened array by class: all of them, or a random choice of 10,000, or fewer
-        where all lists would exceed an eighth of the voxels.
+        where all lists would exceed their share of the voxels; at least one of each class.
     """
     rng = np.random.default_rng(0)
     flat = classes.reshape(-1)
@@ -200,7 +228,7 @@ def list_voxels(
     present = np.unique(values).tolist()
     has_ignored = ignore_index in present
     lists = [0, *(index for index in present if index != ignore_index)] if has_ignored else present
-    most = max(1, min(MAX_VOXELS_A_CLASS, flat.size // _VOXELS_FOR_ONE_LISTED // max(len(lists), 1)))
+    most = max(1, min(MAX_VOXELS_A_CLASS, flat.size // for_one // max(len(lists), 1)))
     listed = {}
     for index in lists:
         places = foreground[values == index] if index else np.flatnonzero(flat != ignore_index).astype(np.uint32)
@@ -219,7 +247,7 @@ def stored_bytes(voxels: int, channels: int, classes: int, dtype: StoreDtype) ->
         classes: Foreground classes.
         dtype: Of the image.
     """
-    listed = min(voxels // _VOXELS_FOR_ONE_LISTED, classes * MAX_VOXELS_A_CLASS)
+    listed = min(voxels // _VOXELS_FOR_ONE_LISTED[dtype], classes * MAX_VOXELS_A_CLASS)
     a_voxel = channels * np.dtype(dtype).itemsize + np.dtype(smallest_unsigned(classes)).itemsize
     return voxels * a_voxel + 4 * listed
 

@@ -9,25 +9,36 @@ from typing import Literal
 
 import torch
 
+from medseg.device import pick_device
 from medseg.errors import UsageError
+from medseg.training.world import current, local_device
+
+Kind = Literal["cpu", "cuda"]
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
-_SHARE = {"cpu": 0.5, "cuda": 0.92}  # of the memory that is free
+_SHARE = {"cpu": 0.5, "cuda": 0.92}  # of the memory that is free; the rest is other programs', or CUDA's own
+_ASKED = {"cpu": "--memory", "cuda": "92 % of --memory: the rest is CUDA's own"}
+_SUPPOSED_BYTES = 8 * 10**9  # of a machine that does not say what it has
+_CUDA = re.compile(r"cuda(:[0-9]+)?")
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the memory on it.
+    """A kind of device and the memory on it.
 
     Attributes:
         kind: ``cpu`` or ``cuda``.
-        memory_bytes: That one training process may use.
+        memory_bytes: That a training step of one process may take, beside the process itself.
         source: Where that number comes from, for people.
+        processes: That train one network together.
+        unmeasured: Why no step can be measured here, for people; empty where one can.
     """
 
-    kind: Literal["cpu", "cuda"]
+    kind: Kind
     memory_bytes: int
     source: str = "--memory"
+    processes: int = 1
+    unmeasured: str = ""
 
     @property
     def base_channels(self) -> int:
@@ -44,29 +55,35 @@ class Compute:
 
     @property
     def voxels_a_step(self) -> int | None:
-        """Voxels of all patches of a step on a CPU; elsewhere memory decides."""
+        """Voxels of all patches that a CPU process takes a step; elsewhere memory decides."""
         return 3 * 2**16 if self.kind == "cpu" else None
 
 
-def compute_at_hand(device: torch.device, memory: str | None = None) -> Compute:
-    """Return what there is on a device.
+def compute_for(device: str, memory: str | None = None) -> Compute:
+    """Return what a training may use, for as many processes as train together here.
 
     Args:
-        device: Where the training runs.
-        memory: Such as ``8GB``, in place of what is free: the plan is then for such a CUDA card if the text ends in
-            nothing else, wherever it is made.
+        device: Where it runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. CUDA that is not here can be planned
+            for where `memory` says how much there is.
+        memory: Such as ``8GB``, in place of what is free on the device: what a step may take on a CPU, all that
+            there is on a CUDA card. Where less is free here, no step can be measured.
 
     Raises:
         UsageError: The text is no amount of memory.
+        DeviceError: The device is not there, and no memory is given.
     """
-    if memory is not None:
-        return Compute("cuda" if device.type == "cuda" else "cpu", parse_memory(memory))
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return Compute(
-            "cuda", int(_SHARE["cuda"] * free), f"92 % of what is free on {torch.cuda.get_device_name(device)}"
-        )
-    return Compute("cpu", int(_SHARE["cpu"] * _free_memory()), "half of the memory that is free")
+    processes = current().size
+    if memory is not None and _CUDA.fullmatch(device) and not torch.cuda.is_available():
+        return Compute("cuda", _asked("cuda", memory), _ASKED["cuda"], processes, "no such card here")
+    target = pick_device(local_device(device))
+    kind: Kind = "cuda" if target.type == "cuda" else "cpu"
+    usable, source = _usable_cuda(target) if kind == "cuda" else _usable_cpu()
+    if memory is None:
+        return Compute(kind, usable, source, processes)
+    asked = _asked(kind, memory)
+    free = usable / _SHARE[kind]
+    lacking = f"only {free / 1e9:.1f} GB are free here" if asked > free else ""
+    return Compute(kind, asked, _ASKED[kind], processes, lacking)
 
 
 def parse_memory(text: str) -> int:
@@ -83,12 +100,34 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _free_memory() -> int:
-    """Return the bytes that programs may still take; where the system does not say it, those of the machine."""
-    page = os.sysconf("SC_PAGE_SIZE")
+def _asked(kind: Kind, memory: str) -> int:
+    return int((_SHARE["cuda"] if kind == "cuda" else 1) * parse_memory(memory))
+
+
+def _usable_cuda(device: torch.device) -> tuple[int, str]:
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(_SHARE["cuda"] * free), f"92 % of what is free on {torch.cuda.get_device_name(device)}"
+
+
+def _usable_cpu() -> tuple[int, str]:
+    """Return the share of one process, where several train on this machine."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if current().size > 1 else 1
+    free = _free_memory()
+    source = "half of the memory that is free" if free else f"half of {_SUPPOSED_BYTES / 1e9:.0f} GB, a guess"
+    if processes > 1:
+        source += f", shared by {processes} processes"
+    return int(_SHARE["cpu"] * (free or _SUPPOSED_BYTES) / processes), source
+
+
+def _free_memory() -> int | None:
+    """Return the bytes that programs may still take, or those of the machine; None where nobody says."""
     try:
         with open("/proc/meminfo", encoding="ascii") as stream:  # noqa: PTH123 - not a file of a folder
             facts = dict(line.split(":") for line in stream)
         return int(facts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
-        return page * os.sysconf("SC_PHYS_PAGES")
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows has no sysconf
+        return None

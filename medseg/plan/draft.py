@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ from ruamel.yaml.comments import CommentedMap
 from medseg.config import ExperimentConfig
 from medseg.model import load_package
 from medseg.networks import NETWORKS
-from medseg.plan.candidates import Fixed, Resolution
+from medseg.plan.fixed import Fixed, Resolution
 from medseg.plan.reason import Reason, as_tree
 from medseg.shipped import Shelf, find_yaml
 from medseg.yamlfile import fit_tree, read_mapping
 
 SET = "set in the configuration"
+_ADOPTED = "as in the model of init_from"
+_PATCH = "training.patch_size"
+_NOT_VALID = ("downsampling", "deep_supervision")  # fields that padding: valid does not go with
+_STAGES = {"network.channels": 0, "network.kernel_sizes": 0, "network.strides": 1}  # fewer entries than stages
 _PLANNED = ("preprocessing", "network", "loss", "training.patch_size", "name")
 
 
@@ -32,6 +36,7 @@ class Draft:
     def __init__(self, path: Path, tree: CommentedMap) -> None:
         self.path = path
         self.tree = tree
+        self._adopted: set[str] = set()
 
     @classmethod
     def read(cls, name_or_path: str | None) -> Draft:
@@ -75,12 +80,19 @@ class Draft:
         if model is None:
             return
         package = load_package(Path(str(model)))
-        if self.get("network") is None:
-            self.tree["network"] = _plain({"name": package.network.name} | package.network.fields)
-        if self.get("preprocessing") is None:
-            self.tree["preprocessing"] = _plain(package.preprocessing.model_dump(mode="json"))
-        if self.get("training.patch_size") is None:
-            self.set("training.patch_size", list(package.inference.tile_size or ()))
+        own = {
+            "network": {"name": package.network.name} | package.network.fields,
+            "preprocessing": package.preprocessing.model_dump(mode="json"),
+            _PATCH: list(package.inference.tile_size or ()),
+        }
+        for key, value in own.items():
+            if self.get(key) is None:
+                self.set(key, _plain(value) if isinstance(value, Mapping) else value)
+                self._adopted.add(key)
+
+    def differences(self, kept: Draft) -> tuple[str, ...]:
+        """Return the keys whose values here are not those of a complete configuration; what is open agrees."""
+        return tuple(_differences(self.tree, kept.tree))
 
     @property
     def is_complete(self) -> bool:
@@ -97,22 +109,40 @@ class Draft:
 
     def fixed(self, dims: int | None = None, resolution: Resolution = "full") -> Fixed:
         """Return what a plan has to leave as it is; values of a wrong kind count as open: `filled` names them."""
-        patch, batch = self.get("training.patch_size"), self.get("training.batch_size")
-        spacing = self.get("preprocessing.spacing_mm")
+        patch, spacing = self.get(_PATCH), self.get("preprocessing.spacing_mm")
+        flips = self.get("training.augmentation.flip_axes")
         return Fixed(
             dims=dims,
             patch_size=tuple(patch) if _are_numbers(patch, int, (2, 3)) else None,
-            batch_size=batch if isinstance(batch, int) else None,
+            patch_from="the model of init_from" if _PATCH in self._adopted else _PATCH,
+            batch_size=self._count("training.batch_size"),
+            accumulate=self._count("training.accumulate"),
             spacing_mm=(spacing[0], spacing[1], spacing[2]) if _are_numbers(spacing, (int, float), (3,)) else None,
+            crops=self.get("preprocessing.crop_above") is not None,
+            depth=self._depth(),
+            has_strides=self.get("network.strides") is not None,
+            flip_axes=tuple(flips) if _are_numbers(flips, int, (0, 1, 2, 3)) else None,
             resolution=resolution,
             optimizer=str(self.get("training.optimizer.name") or "adamw"),
         )
+
+    def _count(self, key: str) -> int | None:
+        value = self.get(key)
+        return value if isinstance(value, int) and value > 0 else None
+
+    def _depth(self) -> int | None:
+        """Return the stages that the network's fields have entries for, where the plan has to fill others."""
+        if not self._takes("network.strides"):
+            return None
+        lists = ((self.get(key), fewer) for key, fewer in _STAGES.items())
+        return next((len(value) + fewer for value, fewer in lists if isinstance(value, list | tuple)), None)
 
     def filled(self, plan: Iterable[Reason]) -> tuple[ExperimentConfig, tuple[Reason, ...]]:
         """Fill what is open.
 
         Args:
-            plan: The planned values. Fields of a network that the draft's own network does not take are left out.
+            plan: The planned values. Fields of a network that the draft's own network does not take are left out,
+                and so is what the model of ``init_from`` leaves to its network and preprocessing.
 
         Returns:
             The complete configuration, and its values with their reasons.
@@ -124,16 +154,23 @@ class Draft:
         tree = deepcopy(self.tree)
         _fill(tree, as_tree(kept))
         known = ((reason, self.get(reason.what)) for reason in kept)
-        reasons = tuple(r if own is None else Reason(r.what, own, SET) for r, own in known)
+        reasons = tuple(r if own is None else Reason(r.what, own, self._why(r.what)) for r, own in known)
         return fit_tree(self.path, tree, ExperimentConfig), reasons
+
+    def _why(self, key: str) -> str:
+        return _ADOPTED if {key, key.partition(".")[0]} & self._adopted else SET
 
     def _takes(self, key: str) -> bool:
         section, _, field = key.rpartition(".")
-        name = self.get("network.name")
-        if section != "network" or not isinstance(name, str):
+        if section in self._adopted:
+            return self.get(key) is not None
+        if section != "network":
             return True
+        if field in _NOT_VALID and self.get("network.padding") == "valid":
+            return False
+        name = self.get("network.name")
         names = {entry.name: entry.fields.model_fields for entry in NETWORKS}
-        return field in names.get(name, ())
+        return not isinstance(name, str) or field in names.get(name, ())
 
 
 def _fill(tree: CommentedMap, planned: Mapping[str, Any]) -> None:
@@ -146,6 +183,32 @@ def _fill(tree: CommentedMap, planned: Mapping[str, Any]) -> None:
                 _fill(tree[key], value)
         elif tree.get(key) is None:
             tree[key] = value
+
+
+def _differences(own: Mapping[str, Any], kept: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in own.items():
+        there = kept.get(key)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            yield from _differences(value, there, f"{prefix}{key}.")
+        elif not _agree(value, there):
+            yield f"{prefix}{key}"
+
+
+def _agree(own: Any, kept: Any) -> bool:
+    """Whether a value is that of a complete configuration, which says more and writes paths its own way."""
+    if own is None:
+        return True
+    if isinstance(own, Mapping):
+        return isinstance(kept, Mapping) and all(_agree(value, kept.get(key)) for key, value in own.items())
+    if isinstance(own, list | tuple):
+        return (
+            isinstance(kept, list | tuple)
+            and len(own) == len(kept)
+            and all(_agree(one, other) for one, other in zip(own, kept, strict=True))
+        )
+    if isinstance(own, str) and isinstance(kept, str):
+        return own == kept or Path(own) == Path(kept)
+    return bool(own == kept)
 
 
 def _plain(tree: Mapping[str, Any]) -> CommentedMap:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from medseg.config import ExperimentConfig
 from medseg.device import autocast, memory_format, pick_device, place
 from medseg.errors import TrainingError, is_out_of_memory
 from medseg.labels import LabelSet
+from medseg.networks.slices import centre_slices
 from medseg.regions import LabelScheme, Region
 from medseg.training.schedule import make_optimizer
 
@@ -28,7 +30,7 @@ class StepCost:
     """What a step takes.
 
     Attributes:
-        peak_bytes: Of the process, or on the GPU.
+        peak_bytes: Beside what the process takes without it; on a GPU those of torch's tensors.
         seconds: Of one step.
     """
 
@@ -83,6 +85,7 @@ def dry_step(config: ExperimentConfig, *, channels: int, scheme: LabelScheme, de
 
 
 def _measure(config: ExperimentConfig, channels: int, scheme: LabelScheme, device: torch.device) -> StepCost:
+    before = 0 if device.type == "cuda" else _resident_bytes("VmRSS")
     torch.manual_seed(0)
     dims, training = config.spatial_dims, config.training
     spec = config.network_spec(channels, scheme.outputs, spacing_mm=config.spacing_mm)
@@ -93,40 +96,51 @@ def _measure(config: ExperimentConfig, channels: int, scheme: LabelScheme, devic
     at_once = training.batch_size // training.accumulate
     x = torch.randn(at_once, spec.in_channels * spec.slices, *training.patch_size, device=device)
     target = torch.randint(0, len(scheme.labels) + 1, (at_once, *training.patch_size), device=device)
+    seen = centre_slices(x, spec.slices)[:, :channels]
     seconds = 0.0
     for _ in range(2):  # the first one warms up
         start = time.perf_counter()
         for _ in range(training.accumulate):
-            _backward(network, loss, x, target, config)
+            _backward(network, loss, x, target, config, seen)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
-    return StepCost(_peak_bytes(device), seconds)
+    return StepCost(_peak_bytes(device) - before, seconds)
 
 
 def _backward(
-    network: nn.Module, loss: nn.Module, x: torch.Tensor, target: torch.Tensor, config: ExperimentConfig
+    network: nn.Module,
+    loss: nn.Module,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    config: ExperimentConfig,
+    seen: torch.Tensor,
 ) -> None:
+    order = memory_format(config.spatial_dims, channels_last=config.training.channels_last)
     with autocast(config.training.precision, x.device):
-        logits = network(
-            x.contiguous(
-                memory_format=memory_format(config.spatial_dims, channels_last=config.training.channels_last)
-            )
-        )
-    loss(logits, target, x[:, : x.shape[1]]).backward()
+        logits = network(x.contiguous(memory_format=order))
+    loss(logits, target, seen).backward()
 
 
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    return _peak_resident_bytes()
+    return _resident_bytes("VmHWM")
 
 
-def _peak_resident_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _resident_bytes(what: str) -> int:
+    """Return what Linux calls VmRSS, the memory of this process now, or VmHWM, its highest; elsewhere the highest.
+
+    The highest of `resource` may be that of the process that started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _main() -> None:

@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 import re
+import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from medseg.config import ExperimentConfig
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.manifest import Dataset
-from medseg.errors import UsageError
 from medseg.files import write_text
-from medseg.labels import LabelSet
-from medseg.plan.candidates import Candidate, Fixed, Ground, best_candidate, ground
+from medseg.plan.candidates import Candidate
 from medseg.plan.compute import Compute
 from medseg.plan.draft import Draft
-from medseg.plan.drystep import NO_FIT, StepCost
-from medseg.plan.footprint import estimate_bytes
+from medseg.plan.drystep import StepCost
+from medseg.plan.fixed import Fixed
+from medseg.plan.ground import Ground, ground, lowered
 from medseg.plan.reason import Reason
-from medseg.plan.values import Facts, values
-from medseg.regions import LabelScheme
+from medseg.plan.search import DryStep, Search
+from medseg.plan.sides import has_sides
+from medseg.plan.values import Facts, is_mostly_empty, values
+from medseg.training.cascade import with_coarse_labels
 
 PLAN_FILE = "plan.json"
 
 
-class DryStep(Protocol):
-    """Measures a training step; see `medseg.plan.drystep.dry_step`."""
-
-    def __call__(self, config: ExperimentConfig, *, channels: int, scheme: LabelScheme) -> StepCost | None:
-        """Return what a step takes; None where the system does not tell."""
-
-
-_MOST_DRY_STEPS = 8
-_SMALLER = 1.25  # times the memory that a step which did not fit is taken to need
 _ORDER = "training.channels_last"
 _WORTH_IT = 0.95
-_SIDES = re.compile(r"(^|[\W_])(left|right|l|r|links|rechts|gauche|droite)([\W_]|$)", re.IGNORECASE)
-_log = logging.getLogger(__name__)
+_UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ class Planned:
         """
         facts: dict[str, Any] = {
             "reasons": [{"what": r.what, "value": r.value, "why": r.why} for r in self.reasons],
-            "compute": {"kind": self.compute.kind, "memory_bytes": self.compute.memory_bytes},
+            "compute": self.compute.__dict__,
             "step": None if self.cost is None else self.cost.__dict__,
             "fingerprint": self.fingerprint.model_dump(mode="json"),
         }
@@ -81,16 +70,17 @@ class Planned:
 def facts_of(dataset: Dataset) -> Facts:
     """Return what a plan needs to know of a data set beside its measurements."""
     return Facts(
-        name=dataset.name,
+        name=plain_name(dataset.name),
         modalities=[channel.modality for channel in dataset.channels],
         sided=has_sides(dataset.labels),
         incomplete=any(image is None for case in dataset.cases for image in case.images),
     )
 
 
-def has_sides(labels: LabelSet) -> bool:
-    """Whether labels tell left from right, by their laterality or their names."""
-    return any(label.laterality is not None or _SIDES.search(label.name) for label in labels)
+def plain_name(text: str) -> str:
+    """Return a name that a configuration and a folder may have: letters, digits, and ``_``, ``.``, ``-`` within."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return _UNFIT.sub("_", plain).strip("_.-") or "dataset"
 
 
 def plan_experiment(
@@ -103,8 +93,7 @@ def plan_experiment(
 ) -> Planned:
     """Fill what a draft leaves open, so that a step fits into the memory.
 
-    The memory of each candidate is estimated; the best one that seems to fit is measured by a dry step, the
-    estimates corrected by what came out, and the choice made again, until the measured one is the best that fits.
+    See `Search.best`. A low resolution is planned around the patch that is best at the full one.
 
     Args:
         draft: What is set already.
@@ -116,17 +105,25 @@ def plan_experiment(
 
     Raises:
         ConfigError: What is set is not valid.
-        UsageError: Not even the smallest patch fits, or a 3-D network is asked for on single slices.
+        UsageError: Not even the smallest patch fits, or what is set does not fit the data or the patches.
     """
-    search = _Search(draft, dataset, fingerprint, ground(fingerprint, compute, fixed))
-    if dry_step is None:
-        config, reasons = search.filled(search.best(1.0))
-        return Planned(config, reasons, fingerprint, compute, None)
-    chosen, cost = _confirmed(search, dry_step)
-    config, reasons = search.filled(chosen)
+    facts = facts_of(dataset)
+
+    def filled(place: Ground, chosen: Candidate) -> tuple[ExperimentConfig, tuple[Reason, ...]]:
+        config, reasons = draft.filled(values(place, chosen, fingerprint, facts))
+        return with_coarse_labels(config), reasons
+
+    place = ground(fingerprint, compute, fixed, cropped=fixed.crops or is_mostly_empty(fingerprint, facts))
+    search = Search(place, filled, len(dataset.channels), dataset.scheme, dry_step)
+    chosen, cost = search.best()
+    if fixed.resolution == "low":
+        coarser = lowered(place, chosen.patch_size)
+        changed = coarser.spacing_mm != place.spacing_mm
+        search = replace(search, place=coarser)
+        chosen, cost = search.best() if changed else (chosen, cost)
+    config, reasons = filled(search.place, chosen)
     if cost is not None and draft.get(_ORDER) is None:
-        measure = partial(dry_step, channels=search.channels, scheme=dataset.scheme)
-        config, cost, reason = _faster_order(config, cost, measure)
+        config, cost, reason = _faster_order(config, cost, search.measure)
         reasons = (*reasons, reason)
     return Planned(config, reasons, fingerprint, compute, cost)
 
@@ -146,66 +143,3 @@ def _faster_order(
         return config, cost, Reason(_ORDER, training.channels_last, f"{before}, otherwise {found.seconds:.2f} s")
     why = f"a step takes {found.seconds:.2f} s, otherwise {cost.seconds:.2f} s"
     return other, found, Reason(_ORDER, changed.channels_last, why)
-
-
-def _confirmed(search: _Search, dry_step: DryStep) -> tuple[Candidate, StepCost | None]:
-    """Return the best candidate that fits by measurement, and what a step of it takes."""
-    memory = search.place.compute.memory_bytes
-    correction, measured = 1.0, dict[Candidate, StepCost]()
-    for attempt in range(_MOST_DRY_STEPS):
-        chosen = search.best(correction)
-        if chosen in measured:
-            break
-        config, _ = search.filled(chosen)
-        cost = dry_step(config, channels=search.channels, scheme=search.dataset.scheme)
-        if cost is None:
-            return chosen, None
-        measured[chosen] = cost
-        estimate = search.estimate(chosen)
-        _log.info("%s takes %.2f GB, estimated %.2f GB", chosen, cost.peak_bytes / 1e9, estimate / 1e9)
-        found = (_SMALLER * memory if cost == NO_FIT else cost.peak_bytes) / estimate
-        correction = max(correction, found) if attempt else found
-    fitting = [(c, cost) for c, cost in measured.items() if cost.peak_bytes <= memory]
-    if not fitting:
-        raise search.too_small()
-    return max(fitting, key=lambda item: math.prod(item[0].patch_size) * item[0].batch_size)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """Candidates, as complete configurations."""
-
-    draft: Draft
-    dataset: Dataset
-    fingerprint: Fingerprint
-    place: Ground
-
-    @property
-    def channels(self) -> int:
-        """Of an image, without flags."""
-        return len(self.dataset.channels)
-
-    def filled(self, candidate: Candidate) -> tuple[ExperimentConfig, tuple[Reason, ...]]:
-        return self.draft.filled(values(self.place, candidate, self.fingerprint, facts_of(self.dataset)))
-
-    def estimate(self, candidate: Candidate) -> int:
-        config, _ = self.filled(candidate)
-        return estimate_bytes(
-            config, self.channels, self.dataset.scheme.outputs, half=self.place.compute.kind == "cuda"
-        )
-
-    def best(self, correction: float) -> Candidate:
-        memory = self.place.compute.memory_bytes
-        found = best_candidate(self.place, lambda c: correction * self.estimate(c) <= memory)
-        if found is None:
-            raise self.too_small()
-        return found
-
-    def too_small(self) -> UsageError:
-        compute = self.place.compute
-        return UsageError(
-            "the plan",
-            expected=f"a training step within {compute.memory_bytes / 1e9:.2f} GB ({compute.source})",
-            found="more, even with the smallest patch and batch that the configuration leaves open",
-            remedy="give more --memory, a smaller training.patch_size, or fewer network.channels",
-        )

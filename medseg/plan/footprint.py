@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from medseg.config import ExperimentConfig
 
-_PROCESS_BYTES = 700 * 10**6  # Python, torch, MONAI; on a GPU its context
 _COPIES = 5  # of the weights in float32: themselves, gradients, two moments, running mean
 _HALF = 0.55  # of float32, under autocast
 _LOGITS_BYTES = 16  # of a logit: float32, its gradient and what the loss keeps
@@ -15,7 +14,7 @@ _LARGEST_TWICE = 2
 
 
 def estimate_bytes(config: ExperimentConfig, channels: int, classes: int, *, half: bool) -> int:
-    """Return the bytes that one training step takes, to within a factor of about 1.5.
+    """Return the bytes that one training step takes beside its process, to within a factor of about 1.5.
 
     The network runs on torch's meta device, which keeps shapes and no numbers; the tensors that autograd would keep
     are counted.
@@ -35,7 +34,7 @@ def estimate_bytes(config: ExperimentConfig, channels: int, classes: int, *, hal
     weights = 4 * sum(p.numel() for p in network.parameters())
     logits = _LOGITS_BYTES * classes * x[:, 0].numel()
     features = (kept + _LARGEST_TWICE * largest) * (_HALF if half else 1)
-    return int(_PROCESS_BYTES + _COPIES * weights + features + logits)
+    return int(_COPIES * weights + features + logits)
 
 
 def _kept_bytes(network: nn.Module, x: Tensor) -> tuple[int, int]:

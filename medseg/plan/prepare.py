@@ -11,11 +11,13 @@ from medseg.data.fingerprint import Fingerprint, IntensityStatistics
 from medseg.data.manifest import Case, Dataset
 from medseg.device import pick_device
 from medseg.errors import UsageError
-from medseg.plan.candidates import Candidate, Resolution, ground
-from medseg.plan.compute import compute_at_hand
+from medseg.plan.candidates import Candidate
+from medseg.plan.compute import compute_for
 from medseg.plan.draft import Draft
 from medseg.plan.drystep import dry_step
 from medseg.plan.experiment import Planned, facts_of, plan_experiment
+from medseg.plan.fixed import Resolution
+from medseg.plan.ground import ground
 from medseg.plan.values import values
 from medseg.training.run import Observer
 from medseg.training.setup import measure_side
@@ -30,7 +32,7 @@ class PlanOptions:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        memory: Such as ``8GB``; what is free on the device if None.
+        memory: Such as ``8GB``; what is free on the device if None. See `medseg.plan.compute.compute_for`.
         dims: 2 or 3; by the data if None.
         resolution: ``low`` plans the first stage of a cascade.
         dry_run: Confirm the plan by training steps on random numbers.
@@ -64,16 +66,17 @@ def prepare(
         InputError: A case cannot be read, or its image is constant.
         ManifestError: A label occurs in no case.
     """
-    target = pick_device(local_device(options.device))
-    compute = compute_at_hand(target, options.memory)
+    compute = compute_for(options.device, options.memory)
     fixed = draft.fixed(options.dims, options.resolution)
     nominal = _nominal(len(dataset.channels))
     place = ground(nominal, compute, fixed)
-    patch = fixed.patch_size or next(place.patches())
-    guess = Candidate(patch, fixed.batch_size or 2)
+    patch = fixed.patch_size or _CUBE[: place.dims]
+    guess = Candidate(patch, fixed.batch_size or 2 * place.together, fixed.accumulate or 1)
     draft.filled(values(place, guess, nominal, facts_of(dataset)))
     fingerprint = measure_side(cases, dataset.scheme, store, observer)
-    step = partial(dry_step, device=str(target)) if options.dry_run else None
+    step = None
+    if options.dry_run and not compute.unmeasured:
+        step = partial(dry_step, device=str(pick_device(local_device(options.device))))
     return plan_experiment(draft, dataset, fingerprint, compute, fixed, step)
 
 
@@ -101,6 +104,7 @@ def _nominal(channels: int) -> Fingerprint:
         smallest_extent_mm=(128.0, 128.0, 128.0),
         largest_extent_mm=(128.0, 128.0, 128.0),
         median_extent_mm=(128.0, 128.0, 128.0),
+        median_cropped_extent_mm=(128.0, 128.0, 128.0),
         median_shape=_CUBE,
         foreground=(level,) * channels,
     )

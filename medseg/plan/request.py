@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medseg.config import ExperimentConfig
 from medseg.data.manifest import Case, Dataset, load_manifest
-from medseg.errors import UsageError
+from medseg.device import pick_device
+from medseg.errors import UsageError, listed
 from medseg.files import make_folder
 from medseg.plan.draft import Draft
-from medseg.plan.experiment import Planned
+from medseg.plan.experiment import Planned, plain_name
+from medseg.plan.ground import check_dims
 from medseg.plan.prepare import PlanOptions, prepare
+from medseg.training.occupied import has_run, require_place
 from medseg.training.run import Observer
 from medseg.training.setup import STORE_FOLDER
-from medseg.training.world import current
+from medseg.training.tracking import Tracking, require
+from medseg.training.world import current, local_device
 from medseg.yamlfile import dump_yaml
 
 PLANNED_CONFIG = "plan.yaml"
+FIRST_STAGE_FOLDER = "low"
+_COARSE, _SPACING = "data.coarse", "preprocessing.spacing_mm"
 
 
 @dataclass(frozen=True)
@@ -42,18 +49,16 @@ class Request:
     resume: bool = False
     options: PlanOptions = field(default_factory=PlanOptions)
 
-    def draft(self, file: Path | None = None) -> Draft:
-        """Return what is set: by the configuration, or another file in its place, and by the command line.
+    def draft(self) -> Draft:
+        """Return what is set by the configuration and by the command line.
 
         Raises:
             UsageError: There is no such file.
             ConfigError: It is not YAML.
-            ModelError: The model to begin with is not there.
         """
-        draft = Draft.read(self.config if file is None else str(file))
+        draft = Draft.read(self.config)
         for key, value in self.given.items():
             draft.set(key, value)
-        draft.adopt()
         return draft
 
     def cases(self, draft: Draft, dataset: Dataset) -> tuple[Case, ...]:
@@ -88,15 +93,18 @@ def open_dataset(draft: Draft) -> Dataset:
 
 
 def plan_request(request: Request, observer: Observer) -> Planned:
-    """Plan what a request leaves open; what was measured is kept in the run folder's store.
+    """Plan what a request leaves open; what was measured is kept in the store of the data, or of the run folder.
 
     Raises:
+        ModelError: The model to begin with is not there, or damaged.
         MedsegError: As `medseg.plan.prepare.prepare` and `open_dataset`.
     """
     draft = request.draft()
+    draft.adopt()
     dataset = open_dataset(draft)
-    store = run_folder(request, draft, dataset) / STORE_FOLDER
-    return prepare(draft, dataset, request.cases(draft, dataset), store, observer, request.options)
+    store = draft.get("data.store")
+    place = run_folder(request, draft, dataset) / STORE_FOLDER if store is None else Path(str(store))
+    return prepare(draft, dataset, request.cases(draft, dataset), place, observer, request.options)
 
 
 def open_request(
@@ -113,24 +121,98 @@ def open_request(
         show: Called with a new plan.
 
     Raises:
+        UsageError: The folder holds another run, the configuration is not that of the run to resume, or a library
+            of its tracker is not installed.
+        DeviceError: The device is not there.
         MedsegError: As `plan_request`.
+
+    Warns:
+        UserWarning: An option says how to plan, and nothing is left to plan.
     """
-    draft = request.draft()
+    draft, world = request.draft(), current()
+    pick_device(local_device(request.options.device))
+    if draft.get("training.track") == Tracking.MLFLOW.value:
+        require({Tracking.MLFLOW})
     dataset = open_dataset(draft)
     folder = run_folder(request, draft, dataset)
+    require_place(folder, all_folds=request.all_folds, resume=request.resume)
     if draft.is_complete:
+        check_dims(draft.fixed(request.options.dims))
+        if world.is_first and not request.resume:
+            _warn_of_unused(request, draft)
         return draft.config(), dataset, folder
-    kept, world = folder / PLANNED_CONFIG, current()
-    if world.is_first and not (request.resume and kept.is_file()):
+    kept = folder / PLANNED_CONFIG
+    if request.resume and kept.is_file():
+        _require_same_plan(request, draft, kept)
+    elif request.resume and has_run(folder):
+        raise _other_plan(folder, "one that leaves something open")
+    elif world.is_first:
         planned = plan_request(request, observer)
         make_folder(folder)
         planned.save(folder)
         dump_yaml(kept, planned.config.model_dump(mode="json"))
         show(planned)
     world.wait()
-    return request.draft(kept).config(), dataset, folder
+    return Draft.read(str(kept)).config(), dataset, folder
+
+
+def _warn_of_unused(request: Request, draft: Draft) -> None:
+    given = {"--memory": request.options.memory is not None, "--no-dry-run": not request.options.dry_run}
+    unused = [name for name, is_given in given.items() if is_given]
+    if unused:
+        warnings.warn(f"{' and '.join(unused)}: not used, as {draft.path} leaves nothing to plan", stacklevel=3)
+
+
+def _require_same_plan(request: Request, draft: Draft, kept: Path) -> None:
+    """Refuse to resume a run whose configuration was changed since it was planned."""
+    planned = Draft.read(str(kept))
+    check_dims(planned.fixed(request.options.dims))
+    changed = draft.differences(planned)
+    if changed:
+        raise _other_plan(kept.parent, f"another value of {listed(changed)}")
+
+
+def _other_plan(folder: Path, found: str) -> UsageError:
+    return UsageError(
+        folder,
+        expected="the configuration that the run was started with",
+        found=found,
+        remedy="pass that one, or start a new run in another folder",
+    )
+
+
+def cascade_of(request: Request) -> tuple[Request, Request]:
+    """Return the two requests of a cascade: its first stage in ``low/`` in the run folder, then its second.
+
+    Raises:
+        UsageError: Not all folds are asked for, what the stages differ in is set already, or a folder holds a run.
+        MedsegError: As `Request.draft` and `open_dataset`.
+    """
+    if not request.all_folds:
+        raise UsageError(
+            "--cascade",
+            expected="--fold all",
+            found="one fold",
+            remedy="add it: the second stage learns from label maps of networks that did not see the case",
+        )
+    draft = request.draft()
+    if not request.resume:
+        draft.adopt()
+    if draft.get(_COARSE) is not None or draft.get(_SPACING) is not None or draft.is_complete:
+        raise UsageError(
+            "--cascade",
+            expected=f"a plan of both stages, {_SPACING} and {_COARSE} open",
+            found="a configuration that sets them",
+            remedy="leave them out, or train one stage after the other: --fold all, then --coarse RUN",
+        )
+    folder = run_folder(request, draft, open_dataset(draft))
+    low = folder / FIRST_STAGE_FOLDER
+    for place in (folder, low):
+        require_place(place, all_folds=True, resume=request.resume)
+    first = replace(request, output=low, options=replace(request.options, resolution="low"))
+    return first, replace(request, output=folder, given={**request.given, _COARSE: str(low)})
 
 
 def run_folder(request: Request, draft: Draft, dataset: Dataset) -> Path:
     """Return the folder that is asked for, or ``runs/NAME``."""
-    return request.output or Path("runs") / str(draft.get("name") or dataset.name)
+    return request.output or Path("runs") / str(draft.get("name") or plain_name(dataset.name))

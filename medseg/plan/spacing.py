@@ -31,14 +31,16 @@ def target_spacing(fingerprint: Fingerprint) -> Reason:
     return Reason(_KEY, _rounded(chosen), f"the median; along {name}, over 3 times coarser, the 10th percentile")
 
 
-def coarser_spacing(spacing_mm: Triple, extent_mm: Triple, patch_voxels: float, share: float) -> Triple:
+def coarser_spacing(
+    spacing_mm: Sequence[float], extent_mm: Sequence[float], patch_voxels: float, share: float
+) -> tuple[float, ...]:
     """Return the spacing of a low-resolution stage: the finest at which a patch covers a share of the volume.
 
     Axes that are finer than the coarsest are coarsened first, so that the voxels become cubes; then all alike.
 
     Args:
-        spacing_mm: Of the full resolution.
-        extent_mm: Of the median case.
+        spacing_mm: Of the full resolution, one an axis of the network.
+        extent_mm: Of the median case, likewise.
         patch_voxels: Of a patch.
         share: Of the volume's voxels that the patch has to have.
     """
@@ -46,8 +48,7 @@ def coarser_spacing(spacing_mm: Triple, extent_mm: Triple, patch_voxels: float, 
     while patch_voxels < share * _voxels(coarse, extent_mm):
         finest = min(coarse)
         coarse = [mm * _STEP if mm <= finest * _STEP else mm for mm in coarse]
-    first, second, third = coarse
-    return first, second, third
+    return tuple(coarse)
 
 
 _STEP = 1.02

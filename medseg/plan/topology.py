@@ -30,6 +30,15 @@ class Topology:
             product = [p * s for p, s in zip(product, stride, strict=True)]
         return tuple(product)
 
+    def of_depth(self, stages: int | None) -> Topology:
+        """Return the first stages, or with further ones that halve nothing; itself where no number is given."""
+        if stages is None:
+            return self
+        more, axes = max(0, stages - len(self.kernels)), len(self.kernels[0])
+        kernels = (*self.kernels, *((3,) * axes,) * more)
+        strides = (*self.strides, *((1,) * axes,) * more)
+        return Topology(kernels[:stages], strides[: stages - 1])
+
     def channels(self, base: int, most: int) -> tuple[int, ...]:
         """Return the channels of each stage: doubled from one to the next, up to a limit."""
         return tuple(min(base * 2**stage, most) for stage in range(len(self.kernels)))

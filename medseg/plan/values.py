@@ -8,11 +8,16 @@ from typing import Any
 
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.schema import Modality
-from medseg.plan.candidates import SMALL_COVER, Candidate, Ground
+from medseg.plan.candidates import Candidate
+from medseg.plan.ground import SMALL_COVER, Ground
 from medseg.plan.reason import Reason
 from medseg.plan.topology import topology
 
 _MUCH_CROPPED = 0.75
+_CASCADE = (
+    "train --fold all --cascade, or plan --resolution low -o low.yaml, train low.yaml --fold all -o LOW and "
+    "train --coarse LOW"
+)
 _BATCH_NORM_FROM = 4  # patches that go through the network at once
 
 
@@ -21,7 +26,7 @@ class Facts:
     """What a data set is, beside its measurements.
 
     Attributes:
-        name: Of the data set.
+        name: Of the data set, as a configuration may be called.
         modalities: Of each channel.
         sided: Labels tell left from right.
         incomplete: Some cases lack a channel.
@@ -53,8 +58,13 @@ def values(place: Ground, chosen: Candidate, fingerprint: Fingerprint, facts: Fa
     yield from _inference(place, facts)
 
 
+def is_mostly_empty(fingerprint: Fingerprint, facts: Facts) -> bool:
+    """Whether the plan crops: images without air that means something, of which a crop removes over a quarter."""
+    return fingerprint.kept_by_crop < _MUCH_CROPPED and Modality.CT not in facts.modalities
+
+
 def _preprocessing(fingerprint: Fingerprint, facts: Facts) -> Iterator[Reason]:
-    masked = fingerprint.kept_by_crop < _MUCH_CROPPED and Modality.CT not in facts.modalities
+    masked = is_mostly_empty(fingerprint, facts)
     if masked:
         why = f"cropping to non-zero voxels removes {1 - fingerprint.kept_by_crop:.0%} of the images"
         yield Reason("preprocessing.crop_above", 0.0, why)
@@ -69,13 +79,14 @@ def _preprocessing(fingerprint: Fingerprint, facts: Facts) -> Iterator[Reason]:
 
 
 def _network(place: Ground, chosen: Candidate) -> Iterator[Reason]:
-    shape, compute = topology(chosen.patch_size, place.spacing_mm), place.compute
-    at_once = chosen.batch_size // chosen.parts
-    base = compute.base_channels
+    depth, compute = place.fixed.depth, place.compute
+    shape = topology(chosen.patch_size, place.spacing_mm).of_depth(depth)
+    at_once, base = _at_once(place, chosen), compute.base_channels
     yield Reason("network.name", "unet", "as accurate as any for its time in benchmarks/results/networks.md")
     channels = shape.channels(base, compute.most_channels(place.dims))
     yield Reason("network.channels", channels, f"{base}, doubled a stage: what a {compute.kind} has time for")
-    yield Reason("network.strides", shape.strides, "axes are halved while 4 voxels are left and voxels are alike")
+    why = "axes are halved while 4 voxels are left and voxels are alike"
+    yield Reason("network.strides", shape.strides, why if depth is None else f"{why}, in {depth} stages")
     yield Reason("network.kernel_sizes", shape.kernels, "1 along axes that are twice as coarse as the finest")
     yield Reason("network.downsampling", "strided_conv", "as nnU-Net")
     if at_once >= _BATCH_NORM_FROM:
@@ -86,11 +97,18 @@ def _network(place: Ground, chosen: Candidate) -> Iterator[Reason]:
     yield Reason("network.deep_supervision", len(shape.strides) > 1, "coarse stages learn from the start")
 
 
+def _at_once(place: Ground, chosen: Candidate) -> int:
+    """Return the patches that batch normalisation measures: of one process on CPUs, of all of them on GPUs."""
+    shared = 1 if place.compute.kind == "cpu" else place.compute.processes
+    return shared * chosen.batch_size // chosen.parts // place.compute.processes
+
+
 def _step(place: Ground, chosen: Candidate, facts: Facts) -> Iterator[Reason]:
     cover = place.cover(chosen.patch_size)
-    why = f"a cube in mm within the median volume {list(place.shape)}, of which it covers {cover:.0%}"
+    cube, shape = "square" if place.dims == 2 else "cube", list(place.shape[: place.dims])
+    why = f"a {cube} in mm within the median {place.whole} {shape}, of which it covers {cover:.0%}"
     if cover < SMALL_COVER and place.fixed.resolution == "full":
-        why += "; a low-resolution stage would see more (--resolution low)"
+        why += f"; a low-resolution stage would see more: {_CASCADE}"
     yield Reason("training.patch_size", chosen.patch_size, why)
     yield Reason("training.batch_size", chosen.batch_size, _why_batch(place))
     if chosen.parts > 1:
@@ -102,17 +120,27 @@ def _step(place: Ground, chosen: Candidate, facts: Facts) -> Iterator[Reason]:
     yield Reason("training.validate_every", 10, "epochs: whole volumes take their time")
     decay = 0.99 if slow else 0.999
     yield Reason("training.ema_decay", decay, "the running mean of the weights is validated and saved")
-    axes, why = ([], "labels tell left from right") if facts.sided else ([0], "left and right look alike")
-    yield Reason("training.augmentation.flip_axes", axes, why)
+    why = "labels tell left from right" if facts.sided else "left and right look alike"
+    yield Reason("training.augmentation.flip_axes", _mirrored(facts), why)
     yield Reason("training.augmentation.preset", "default", "nnU-Net's transforms and probabilities")
     if facts.incomplete:
         yield Reason("training.channel_dropout", 0.2, "some cases lack a channel")
 
 
 def _why_batch(place: Ground) -> str:
-    if place.compute.voxels_a_step is None:
-        return "what memory is left for, at most 5 % of the training voxels a step"
-    return f"about {place.compute.voxels_a_step // 1000} thousand voxels a step, which a CPU computes in seconds"
+    compute = place.compute
+    why = "what memory is left for, at most 5 % of the training voxels a step"
+    if compute.voxels_a_step is not None:
+        why = f"about {compute.voxels_a_step // 1000} thousand voxels a step, which a CPU computes in seconds"
+    if compute.processes > 1:
+        why += f"; as many in each of {compute.processes} processes"
+    if compute.unmeasured:
+        why += f"; estimated, not measured: {compute.unmeasured}"
+    return why
+
+
+def _mirrored(facts: Facts) -> list[int]:
+    return [] if facts.sided else [0]
 
 
 def _optimizer(place: Ground) -> Iterator[Reason]:
@@ -131,4 +159,5 @@ def _optimizer(place: Ground) -> Iterator[Reason]:
 def _inference(place: Ground, facts: Facts) -> Iterator[Reason]:
     yield Reason("inference.overlap", 0.5, "as nnU-Net")
     yield Reason("inference.batch_size", 2 if place.compute.kind == "cpu" else 4, "tiles at once")
-    yield Reason("inference.mirror_axes", [] if facts.sided else [0], "as in training")
+    own = place.fixed.flip_axes
+    yield Reason("inference.mirror_axes", _mirrored(facts) if own is None else list(own), "as in training")

@@ -19,6 +19,7 @@ from medseg.yamlfile import read_tree
 
 CONFIG_FILE = "config.yaml"
 VALIDATION_FOLDER = "validation"
+PLAN_FILE = "plan.json"
 _FOLD = re.compile(r"fold_(\d+)")
 _EMPTY = Evaluation((), (), 0.0)
 
@@ -40,6 +41,7 @@ class RunRecord:
         scores: Of the final validation; without rows where there was none.
         environment: What it was computed with.
         timings: Seconds by part.
+        notes: What was changed on the way, such as a batch that did not fit.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class RunRecord:
     scores: Evaluation = _EMPTY
     environment: Record = field(default_factory=dict)
     timings: Record = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -77,14 +80,13 @@ class RunRecord:
     @property
     def seconds(self) -> float | None:
         """How long the run took, as far as it is known."""
-        if self.timings:
-            return sum(self.timings.values())
-        known = [record["elapsed_s"] for record in self.epochs if is_number(record.get("elapsed_s"))]
-        return float(known[-1]) if known else None
+        known = [record["elapsed_s"] for record in self.epochs if is_number(record.get("elapsed_s"))][-1:]
+        known += [sum(self.timings.values())] if self.timings else []
+        return float(max(known)) if known else None
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run folder.
+    """Read a run folder; the plan of a fold of a cross-validated run is in the folder of all folds.
 
     Raises:
         UsageError: It holds no configuration.
@@ -103,12 +105,13 @@ def read_run(folder: Path) -> RunRecord:
         config=_without_folders(_read_config(folder / CONFIG_FILE)),
         model=_read_json(folder / "model" / "model.json"),
         labels=_read_labels(folder / "model" / "model.json"),
-        plan=_read_json(folder / "plan.json"),
+        plan=_read_plan(folder),
         epochs=[record for record in records if "loss" in record],
         validations=[record for record in records if "dice" in record],
         scores=read_scores(folder / VALIDATION_FOLDER / "scores.csv"),
         environment=_read_json(folder / "environment.json"),
         timings={key: float(value) for key, value in timings.items() if is_number(value)},
+        notes=_read_lines(folder / "notes.txt"),
     )
 
 
@@ -191,6 +194,22 @@ def _read_labels(path: Path) -> LabelSet | None:
         return None
 
 
+def _read_plan(folder: Path) -> Record:
+    own = _read_json(folder / PLAN_FILE)
+    if own or not _FOLD.fullmatch(folder.resolve().name):
+        return own
+    return _read_json(folder.resolve().parent / PLAN_FILE)
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines that are not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line.strip() for line in lines if line.strip()]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -201,12 +220,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_records(path: Path) -> list[Record]:
     """Read the lines of a file, each a JSON table with a step; the last may be cut off."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
     found = []
-    for line in lines:
+    for line in _read_lines(path):
         try:
             record = json.loads(line)
         except ValueError:

@@ -1,7 +1,8 @@
 """The report of a training: one HTML page that needs nothing but itself.
 
-It shows the curves, the Dice of every class and case, the worst cases as pictures, the plan with its reasons, the
-environment, the timings and the configuration. Whatever a run has not got yet is left out, and the page says so.
+It shows the curves, the Dice of every class and case, the worst cases as pictures, the plan with its reasons, what
+was changed on the way, the environment, the timings and the configuration. Whatever a run has not got yet is left
+out, and the page says so.
 Cases are named by their ids; no folder, host or user is named.
 """
 
@@ -80,7 +81,8 @@ def write_training_report(run: Path, dataset: Dataset | None = None) -> Path:
         folds=rows_of_folds(runs) if len(runs) > 1 else [],
         scores=scores,
         pictures=_pictures(runs, scores, dataset, labels),
-        plans=[(record, *_plan(record)) for record in runs if record.plan],
+        plans=_plans(runs),
+        changes=[(record, record.notes) for record in runs if record.notes],
         environment=rows_of_environment(runs),
         times=parts_of_time(runs),
         configs=[(record, yaml_text(record.config)) for record in runs],
@@ -120,11 +122,20 @@ def _colors(labels: LabelSet, runs: Sequence[RunRecord]) -> dict[str, str]:
     return {label.name: _css(label) for label in (known | {label.name: label for label in labels}).values()}
 
 
-def _plan(run: RunRecord) -> tuple[list[Record], str]:
-    """Return the planned numbers with their reasons, and the fingerprint as text."""
-    reasons, fingerprint = run.plan.get("reasons"), run.plan.get("fingerprint")
-    listed: list[Record] = [item for item in reasons or () if isinstance(item, dict)]
-    return listed, yaml_text(fingerprint) if isinstance(fingerprint, dict) else ""
+def _plans(runs: Sequence[RunRecord]) -> list[tuple[str, list[Record], str]]:
+    """Return whose each plan is, its numbers with their reasons, and the fingerprint as text.
+
+    Whose it is stays empty where one plan is that of all runs.
+    """
+    planned = [run for run in runs if run.plan]
+    one_for_all = len(planned) == len(runs) and all(run.plan == runs[0].plan for run in runs)
+    found = []
+    for run in planned[:1] if one_for_all else planned:
+        reasons, fingerprint = run.plan.get("reasons"), run.plan.get("fingerprint")
+        listed: list[Record] = [item for item in reasons or () if isinstance(item, dict)]
+        text = yaml_text(fingerprint) if isinstance(fingerprint, dict) else ""
+        found.append(("" if one_for_all else f"fold {run.fold}", listed, text))
+    return found
 
 
 def _css(label: Label) -> str:

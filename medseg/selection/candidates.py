@@ -53,8 +53,14 @@ class Candidate:
 
 
 def ensembles(runs: Sequence[FinishedRun]) -> Iterator[tuple[tuple[FinishedRun, FinishedRun], str | None]]:
-    """Yield every pair of runs, and what keeps its networks from being averaged, if anything."""
+    """Yield every pair of runs, and what keeps its networks from being averaged, if anything.
+
+    Cascades are averaged with nothing.
+    """
     for one, other in combinations(runs, 2):
+        if one.folds[0].package.coarse:
+            yield (one, other), f"{one.name} is a cascade"
+            continue
         pairs = zip(one.folds, other.folds, strict=True)
         yield (one, other), next((text for a, b in pairs if (text := difference(a.package, b.package))), None)
 

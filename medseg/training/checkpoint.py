@@ -28,7 +28,10 @@ class TrainState(BaseModel):
         step: Steps done.
         validated_step: Step of the last validation.
         validation_due: A validation comes before the next step; it was not done when the state was saved.
-        loss_sum: Of the steps of the current epoch.
+        loss_sum: Of the steps of the current epoch that were not skipped.
+        loss_count: Number of these.
+        parts: That a batch goes through the network in.
+        times: Seconds that each part of the work took, by the keys of ``timings.json``.
         spent_s: Wall-clock seconds.
         setup_s: Of these, what measuring and preprocessing took.
         reserve_s: Seconds to keep for what comes after the last step, or None before it is known.
@@ -49,6 +52,9 @@ class TrainState(BaseModel):
     validated_step: int | None = None
     validation_due: bool = False
     loss_sum: float = 0.0
+    loss_count: int = 0
+    parts: int = 1
+    times: dict[str, float] = {}
     spent_s: float = 0.0
     setup_s: float = 0.0
     reserve_s: float | None = None

@@ -18,6 +18,7 @@ from medseg.training.checkpoint import CHECKPOINT_FILE, TrainState, read_state
 from medseg.yamlfile import dump_yaml
 
 CONFIG_FILE = "config.yaml"
+_PLACES = {"data": {"manifest", "root", "store", "coarse"}, "init_from": {"model"}, "training": {"track"}}
 
 
 def open_folder(folder: Path, config: ExperimentConfig, *, resume: bool, follows: bool = False) -> TrainState:
@@ -39,14 +40,11 @@ def open_folder(folder: Path, config: ExperimentConfig, *, resume: bool, follows
     """
     file, digest = folder / CHECKPOINT_FILE, config_digest(config)
     there = file.is_file()
-    if there != resume:
-        found, remedy = (
-            ("an earlier run", "pass --resume to go on with it, or choose another folder with -o")
-            if there
-            else (f"no {CHECKPOINT_FILE}", "leave out --resume")
-        )
+    if there and not resume:
+        raise earlier_run(folder)
+    if resume and not there:
         raise UsageError(
-            folder, expected="a run to resume" if resume else "a new run folder", found=found, remedy=remedy
+            folder, expected="a run to resume", found=f"no {CHECKPOINT_FILE}", remedy="leave out --resume"
         )
     if resume:
         state = read_state(file)
@@ -60,13 +58,23 @@ def open_folder(folder: Path, config: ExperimentConfig, *, resume: bool, follows
     return TrainState(config_sha256=digest)
 
 
+def earlier_run(folder: Path) -> UsageError:
+    """Return the error that a new run is to begin in a folder that holds one."""
+    return UsageError(
+        folder,
+        expected="a new run folder",
+        found="an earlier run",
+        remedy="pass --resume to go on with it, or choose another folder with -o",
+    )
+
+
 def check_data(folder: Path, state: TrainState, digests: tuple[str, ...], *, resume: bool) -> None:
     """Remember what a new run learns from and is validated on; refuse to resume on anything else.
 
     Args:
         folder: Of the run.
         state: Of the run.
-        digests: `data_digest` of the training and of the validation cases.
+        digests: `data_digest` of the training and of the validation cases, these with all maps of a first stage.
         resume: The run is an earlier one.
 
     Raises:
@@ -78,17 +86,26 @@ def check_data(folder: Path, state: TrainState, digests: tuple[str, ...], *, res
 
 
 def config_digest(config: BaseModel) -> str:
-    """Return the SHA-256 of a configuration's content, whatever its file looks like."""
-    return _digest(config.model_dump(mode="json"))
+    """Return the SHA-256 of a configuration's content, whatever its file looks like and wherever its files lie.
+
+    The data have a digest of their own, `data_digest`.
+    """
+    return _digest(config.model_dump(mode="json", exclude=_PLACES))
 
 
-def data_digest(cases: Sequence[Case], scheme: LabelScheme) -> str:
+def data_digest(cases: Sequence[Case], scheme: LabelScheme, *, coarse: Sequence[Case] = ()) -> str:
     """Return the SHA-256 of the cases' ids, the checksums of their files, the label values and the regions.
 
     Checksums that the manifest does not give are computed.
+
+    Args:
+        cases: The cases.
+        scheme: Labels and regions.
+        coarse: Cases whose label maps of the first stage count, too.
     """
     facts = [[case.id, _checksums(case)] for case in cases]
-    more = {"members": scheme.members, "ignore_value": scheme.ignore_value}
+    more: dict[str, object] = {"members": scheme.members, "ignore_value": scheme.ignore_value}
+    more["coarse"] = [_checksum(case.coarse) for case in coarse if case.coarse]
     return _digest({"labels": scheme.labels.indices, "cases": facts} | {k: v for k, v in more.items() if v})
 
 

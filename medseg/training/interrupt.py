@@ -26,6 +26,18 @@ class StopRequest:
         return self.signal is not None
 
 
+class StopTraining(Exception):  # noqa: N818 - no error, but a way out
+    """Leaves what a training is doing, as it was asked to stop.
+
+    Attributes:
+        signal: What asked.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.signal = number
+
+
 @contextmanager
 def leaving_on_sigterm(status: int) -> Iterator[None]:
     """Let SIGTERM end the program with a status, wherever `stop_request` does not catch it to save first."""

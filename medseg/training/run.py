@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +23,7 @@ from medseg.data.store import StoredCase
 from medseg.files import storage_error
 from medseg.model import ModelPackage
 from medseg.training.checkpoint import CHECKPOINT_FILE, Learner, TrainState, load_tensors, save_checkpoint
+from medseg.training.interrupt import StopRequest, StopTraining
 from medseg.training.schedule import Pace
 from medseg.training.world import World
 
@@ -93,8 +98,8 @@ class Run:
         network: The network itself.
         trained: What a batch goes through: the network, compiled or spread over processes.
         mean_weights: The running mean of its weights, where one is kept.
-        parts: That a batch goes through the network in.
         losses: Of the steps since the last look.
+        stop: Whether this process was asked to stop.
     """
 
     config: ExperimentConfig
@@ -108,8 +113,8 @@ class Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     state: TrainState
-    parts: int = 1
     losses: list[Tensor] = field(default_factory=list)
+    stop: StopRequest = field(default_factory=StopRequest)
 
     @property
     def folder(self) -> Path:
@@ -150,7 +155,36 @@ class Run:
         """Add the losses of the last steps to the epoch's sum; waits for the device."""
         if self.losses:
             self.state.loss_sum += float(torch.stack(self.losses).double().sum())
+            self.state.loss_count += len(self.losses)
             self.losses.clear()
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the steps of the epoch that `sum_losses` has seen; NaN where all were skipped."""
+        return self.state.loss_sum / self.state.loss_count if self.state.loss_count else math.nan
+
+    def agree(self) -> float:
+        """Return the share of the training that is done, the same in all processes.
+
+        Raises:
+            StopTraining: The first process was asked to stop.
+        """
+        fraction, number = self.pace.fraction(self.state.step), float(self.stop.signal or 0)
+        if self.world.size > 1:
+            mine = torch.tensor([fraction, number], dtype=torch.float64, device=self.device)
+            fraction, number = self.world.agree(mine).tolist()
+        if number:
+            raise StopTraining(signal.Signals(int(number)))
+        return fraction
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Count the seconds that something takes, for ``timings.json``."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.state.times[what] = self.state.times.get(what, 0.0) + time.monotonic() - start
 
     def note(self, text: str) -> None:
         """Log what was changed on the way, and keep it in the run folder.

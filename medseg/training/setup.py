@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,15 +21,16 @@ from medseg.data.sampler import PatchSampler
 from medseg.data.store import StoredCase, build_store
 from medseg.device import pick_device, pick_precision, place
 from medseg.environment import write_environment
-from medseg.errors import ManifestError, listed
+from medseg.errors import ManifestError, UsageError, listed
 from medseg.model import ModelPackage
 from medseg.networks.stages import Stages
 from medseg.provenance import Provenance
 from medseg.regions import LabelScheme
+from medseg.training.cascade import keep_first_stage, second_stage
 from medseg.training.checkpoint import TrainState
 from medseg.training.finetune import initialise, parameter_groups
 from medseg.training.folder import check_data, data_digest, open_folder
-from medseg.training.run import Data, Frame, Observer, Run
+from medseg.training.run import MODEL_FOLDER, Data, Frame, Observer, Run
 from medseg.training.schedule import Pace, make_optimizer, mean_weights
 from medseg.training.world import World, current, local_device
 
@@ -55,25 +57,34 @@ def set_up(
     world = current()
     target = pick_device(local_device(device))
     pace = Pace(config.training.epochs * config.training.steps_per_epoch, budget_s)
+    config, dataset = second_stage(config, dataset)
     cases = dataset.fold(config.data.fold)
-    world.share(config.training.batch_size)
+    _require_parts(config, world)
     config.check_channels(len(dataset.channels))
     require_channels(cases[0], dataset.cases, flags=config.preprocessing.channel_flags)
     _rehearse(config, len(dataset.channels), dataset.scheme)
     if not world.is_first:
         world.wait()
     state = open_folder(folder, config, resume=resume, follows=not world.is_first)
-    check_data(folder, state, tuple(data_digest(side, dataset.scheme) for side in cases), resume=resume)
+    held_out_too = data_digest(cases[1], dataset.scheme, coarse=dataset.cases)
+    check_data(folder, state, (data_digest(cases[0], dataset.scheme), held_out_too), resume=resume)
+    start = time.monotonic()
     fingerprint = measured(config, dataset, folder, observer)
+    between = time.monotonic()
     package = _draft_package(config, dataset, fingerprint, state)
     learnt, held_out = (_stored(config, side, package, folder, observer) for side in cases)
+    _require_volumes(config, (*learnt, *held_out))
+    for what, seconds in (("measuring_s", between - start), ("storing_s", time.monotonic() - between)):
+        state.times[what] = state.times.get(what, 0.0) + seconds
     if world.is_first:
         write_environment(folder)
+        keep_first_stage(config, folder / MODEL_FOLDER)
         world.wait()
     data = Data(
         _loader(config, package.network.slices, learnt, target, world), list(zip(cases[1], held_out, strict=True))
     )
     run = _assemble(config, Frame(folder, target, world, pace, observer), package, data, state, fresh=not resume)
+    run.state.parts = max(run.state.parts, config.training.accumulate)
     if resume:
         run.load()
     run.begin()
@@ -129,6 +140,30 @@ def _stored(
         dtype=config.training.store_dtype,
         ignore_value=package.ignore_value,
     )
+
+
+def _require_parts(config: ExperimentConfig, world: World) -> None:
+    """Refuse a batch that processes and parts cannot share evenly."""
+    share, parts = len(world.share(config.training.batch_size)), config.training.accumulate
+    if share % parts:
+        raise UsageError(
+            "training.accumulate",
+            expected=f"a divisor of {share}, the patches of one process",
+            found=str(parts),
+            remedy="correct it, training.batch_size or the number of processes",
+        )
+
+
+def _require_volumes(config: ExperimentConfig, cases: Sequence[StoredCase]) -> None:
+    """Refuse a 3-D network for cases that are one voxel thick."""
+    flat = [case.id for case in cases if min(case.shape) == 1]
+    if config.spatial_dims == 3 and flat:
+        raise UsageError(
+            "training.patch_size",
+            expected="two sizes: a 2-D network for single slices",
+            found=f"three, and {listed(flat)} one voxel thick",
+            remedy="choose a 2-D network, or leave these cases out",
+        )
 
 
 def _rehearse(config: ExperimentConfig, channels: int, scheme: LabelScheme) -> None:
@@ -195,7 +230,6 @@ def _assemble(
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=fp16),
         state=state,
-        parts=training.accumulate,
     )
 
 
@@ -248,4 +282,5 @@ def _loader(
         workers=_WORKERS[device.type],
         share=world.share(training.batch_size),
         channel_flags=config.preprocessing.channel_flags,
+        coarse_labels=config.preprocessing.coarse_labels,
     )

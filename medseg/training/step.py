@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -33,7 +34,8 @@ def take_step(run: Run, image: Tensor, label: Tensor, fraction: float) -> None:
         fraction: Share of the training that is done.
 
     Raises:
-        TrainingError: Too many steps in a row were not finite, or memory is too small for a single patch.
+        TrainingError: Too many steps in a row were not finite.
+        RuntimeError: Memory is too small for a single patch; `medseg.errors.is_out_of_memory` tells it.
     """
     training, step = run.config.training, run.state.step
     torch.manual_seed(training.seed * _SEED_STRIDE + step)  # dropout is keyed too: a resumed run draws the same
@@ -42,7 +44,8 @@ def take_step(run: Run, image: Tensor, label: Tensor, fraction: float) -> None:
     set_rate(run.optimizer, chosen.learning_rate * rate_factor(fraction, chosen.schedule, chosen.warmup), momentum)
     run.network.train()
     hold_frozen(run.network)
-    loss = _gradients(run, image, label)
+    before = [buffer.clone() for buffer in run.network.buffers()]
+    loss = _gradients(run, image, label, before)
     if _is_healthy(run, loss):
         run.scaler.step(run.optimizer)
         if run.mean_weights is not None:
@@ -50,6 +53,7 @@ def take_step(run: Run, image: Tensor, label: Tensor, fraction: float) -> None:
         run.state.skipped_in_row = 0
         run.losses.append(loss)
     else:
+        _restore(run.network, before)
         run.state.skipped += 1
         run.state.skipped_in_row += 1
         if run.state.skipped_in_row >= training.most_skipped:
@@ -58,18 +62,23 @@ def take_step(run: Run, image: Tensor, label: Tensor, fraction: float) -> None:
     run.state.step += 1
 
 
-def _gradients(run: Run, image: Tensor, label: Tensor) -> Tensor:
+def _restore(network: nn.Module, buffers: Sequence[Tensor]) -> None:
+    """Take back what a forward pass has done to running statistics."""
+    for buffer, value in zip(network.buffers(), buffers, strict=True):
+        buffer.copy_(value)
+
+
+def _gradients(run: Run, image: Tensor, label: Tensor, before: Sequence[Tensor]) -> Tensor:
     """Fill the gradients and return the loss; a batch that does not fit is cut into more parts."""
     while True:
         try:
             return _accumulated(run, image, label)
         except RuntimeError as error:
-            if not is_out_of_memory(error) or run.world.size > 1 or run.parts >= len(image):
+            if not is_out_of_memory(error) or run.world.size > 1 or run.state.parts >= len(image):
                 raise
-        run.parts = next(n for n in range(run.parts + 1, len(image) + 1) if len(image) % n == 0)
-        run.note(
-            f"out of memory: batches go through the network in {run.parts} parts from step {run.state.step} on"
-        )
+        _restore(run.network, before)
+        run.state.parts = next(n for n in range(run.state.parts + 1, len(image) + 1) if len(image) % n == 0)
+        run.note(f"out of memory: from step {run.state.step} on, batches are computed in {run.state.parts} parts")
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -77,14 +86,15 @@ def _gradients(run: Run, image: Tensor, label: Tensor) -> Tensor:
 def _accumulated(run: Run, image: Tensor, label: Tensor) -> Tensor:
     run.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=run.device)
-    parts = list(zip(image.chunk(run.parts), label.chunk(run.parts), strict=True))
+    parts = list(zip(image.chunk(run.state.parts), label.chunk(run.state.parts), strict=True))
     order = memory_format(run.config.spatial_dims, channels_last=run.config.training.channels_last)
     for number, (part, target) in enumerate(parts, start=1):
         x = part.contiguous(memory_format=order)
         with _unsynchronised(run.trained, number < len(parts)):
             with autocast(run.config.training.precision, run.device):
                 logits = run.trained(x)
-            loss = run.loss(logits, target, centre_slices(x, run.package.network.slices)) / len(parts)
+            seen = centre_slices(x, run.package.network.slices)[:, : len(run.package.modalities)]
+            loss = run.loss(logits, target, seen) / len(parts)
             run.scaler.scale(loss).backward()
         total += loss.detach()
     return run.world.sum(total) / run.world.size

@@ -32,6 +32,7 @@ class Surgery:
         rows: Outputs of the network, and the outputs of the model that they are.
         channels: Image channels of the model and of the network.
         flags: Whether each of them sees a flag beside every channel, which says that it is there.
+        masks: Labels of a first stage that each of them sees, behind channels and flags.
         outputs: {label or region of the network: that of the model that it is}.
         new: Those of the network that are none of the model's.
         left_out: Those of the model that are none of the network's.
@@ -42,6 +43,7 @@ class Surgery:
     rows: tuple[Tensor, Tensor]
     channels: tuple[int, int]
     flags: tuple[bool, bool]
+    masks: tuple[Sequence[int], Sequence[int]]
     outputs: Mapping[str, str]
     new: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -53,15 +55,19 @@ class Surgery:
         return self._with_rows(given, fresh, self.class_axes.get(name, ()))
 
     def _stem(self, given: Tensor) -> Tensor:
-        """Adapt the kernels on the images, and those on their flags: these are 0 where the model has none."""
+        """Adapt the kernels on the images and their flags; those on flags or masks that the model has not are 0."""
         (have, want), (had_flags, has_flags) = self.channels, self.flags
         kinds = 2 if had_flags else 1
-        kernels = given.reshape(len(given), kinds * have, -1, *given.shape[2:])  # (outputs, C, slices, *kernel)
-        parts = kernels.chunk(kinds, dim=1)
+        had_masks, masks = self.masks
+        kernels = given.reshape(len(given), kinds * have + len(had_masks), -1, *given.shape[2:])
+        on_images, on_masks = kernels.tensor_split((kinds * have,), dim=1)  # (outputs, C, slices, *kernel)
+        if had_masks != masks:
+            on_masks = kernels.new_zeros((len(kernels), len(masks), *kernels.shape[2:]))
+        parts = on_images.chunk(kinds, dim=1)
         adapted = [part if have == want else adapt_stem(part, want) for part in parts]
         if has_flags and not had_flags:
             adapted.append(torch.zeros_like(adapted[0]))
-        return torch.cat(adapted if has_flags else adapted[:1], dim=1).flatten(1, 2)
+        return torch.cat((*(adapted if has_flags else adapted[:1]), on_masks), dim=1).flatten(1, 2)
 
     def _with_rows(self, given: Tensor, fresh: Tensor, axes: Sequence[int]) -> Tensor:
         """Return the fresh tensor with the model's rows of the classes that both have, along every axis."""
@@ -112,6 +118,7 @@ def plan_surgery(source: ModelPackage, target: ModelPackage) -> Surgery:
         rows=(here, there),
         channels=(len(source.modalities), len(target.modalities)),
         flags=(source.preprocessing.channel_flags, target.preprocessing.channel_flags),
+        masks=(source.preprocessing.coarse_labels, target.preprocessing.coarse_labels),
         outputs=same,
         new=tuple(label.name for label in ours if label.name not in same),
         left_out=tuple(label.name for label in theirs if label.name not in same.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medseg.data.coarse import read_coarse
 from medseg.data.store import read_case
 from medseg.evaluation import METRIC_COLUMNS, Evaluation, Row
+from medseg.files import write_text
 from medseg.metrics import DEFAULT_TOLERANCE_MM, LabelMetrics
 from medseg.model import load_networks, load_package
 from medseg.nifti import write_nifti
@@ -23,6 +26,7 @@ from medseg.training.runlog import VALIDATED, Records
 
 VALIDATION_FOLDER = "validation"
 SCORES_FILE = "scores.csv"
+TIMINGS_FILE = "timings.json"
 
 _FINAL_FACTOR = 2.0  # the final validation reads files, mirrors and measures surfaces, the ones on the way do not
 _RESERVE_S = 5.0
@@ -35,7 +39,12 @@ def validate(run: Run, records: Records) -> None:
     start = time.monotonic()
     plain = run.package.inference.model_copy(update={"mirror_axes": ()})
     segmenter = Segmenter(
-        run.package, [run.shown], run.device, precision=run.config.training.precision, window=plain
+        run.package,
+        [run.shown],
+        run.device,
+        precision=run.config.training.precision,
+        window=plain,
+        channels_last=run.config.training.channels_last,
     )
     scheme = run.package.scheme
     values = scheme.labels.class_values(scheme.ignore_value)
@@ -45,7 +54,8 @@ def validate(run: Run, records: Records) -> None:
         predicted = segmenter.segment_prepared(prepared, prepared.grid)
         return np.array(list(dice_by_name(predicted, values[prepared.label], scheme).values()))
 
-    dice = _by_name(run, _over_cases(run, "validation", score))
+    with run.timed("validation_s"):
+        dice = _by_name(run, _over_cases(run, "validation", score))
     mean = mean_dice(dice)
     is_best = run.state.best_dice is None or mean > run.state.best_dice
     if is_best:
@@ -73,30 +83,36 @@ def validate_best(run: Run) -> dict[str, float]:
     def score(number: int) -> Table:
         case, _ = run.data.validation[number]
         images, label = read_case(case)
-        predicted = segmenter.segment(images)
+        predicted = segmenter.segment(images, coarse=read_coarse(case))
         write_nifti(run.folder / VALIDATION_FOLDER / f"{case.id}.nii.gz", predicted)
         found = metrics_of(predicted.array, label.array, package.scheme, label.grid.spacing_mm)
         return np.array([[getattr(metrics, name) for name in METRIC_COLUMNS] for metrics in found.values()])
 
-    figures = _over_cases(run, "final validation", score, len(METRIC_COLUMNS))  # cases, labels, figures
+    with run.timed("final_validation_s"):
+        figures = _over_cases(run, "final validation", score, len(METRIC_COLUMNS))  # cases, labels, figures
     dice = _by_name(run, figures[..., METRIC_COLUMNS.index("dice")])
-    if run.world.is_first:
-        _evaluation(run, figures).write_csv(run.folder / VALIDATION_FOLDER / SCORES_FILE)
     run.shown.load_state_dict(networks[0].state_dict())
     _save_model(run, dice)
+    if run.world.is_first:
+        _evaluation(run, figures).write_csv(run.folder / VALIDATION_FOLDER / SCORES_FILE)
+        write_text(run.folder / TIMINGS_FILE, json.dumps(run.state.times, indent=1) + "\n")
     return dice
 
 
 def _over_cases(run: Run, what: str, score: Callable[[int], Table], *figures: int) -> Table:
-    """Return the figures (cases, labels, *figures) of all validation cases; each process segments some of them."""
-    count = len(run.data.validation)
-    mine = {}
-    for number in range(run.world.rank, count, run.world.size):
-        mine[number] = score(number)
-        run.observer.preparing(what, min(number + run.world.size, count), count)
+    """Return the figures (cases, labels, *figures) of all validation cases; each process segments some of them.
+
+    Raises:
+        StopTraining: The training was asked to stop.
+    """
+    count, size = len(run.data.validation), run.world.size
     table = np.zeros((count, len(run.package.scheme.targets), *figures))
-    for number, values in mine.items():
-        table[number] = values
+    for first in range(0, count, size):
+        run.agree()
+        number = first + run.world.rank
+        if number < count:
+            table[number] = score(number)
+        run.observer.preparing(what, min(first + size, count), count)
     return run.world.sum(torch.from_numpy(table).to(run.device)).cpu().numpy()
 
 

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.data.fingerprint import MAX_VOXELS_A_CASE, Fingerprint, measure_case, summarize
+from medseg.data.fingerprint import MAX_VOXELS_A_CASE, CaseMeasurement, Fingerprint, measure_case, summarize
 from medseg.data.transforms import build_transforms, prepare
-from medseg.errors import InputError
+from medseg.errors import InputError, ManifestError
 from medseg.volume import Volume
 from tests.affines import affine_of, axis_aligned, rotation
 from tests.data.test_transforms import preprocessing
@@ -48,10 +48,58 @@ def test_a_large_foreground_is_thinned_out_by_the_seed_without_taking_a_voxel_tw
     assert set(one) <= set(image.array[label.array > 0].astype(np.float32))
 
 
-def test_without_a_label_every_voxel_counts():
+def healthy(image: Volume) -> CaseMeasurement:
+    """The measurement of images without any label."""
+    return measure_case([image], Volume(np.zeros(image.array.shape, np.uint8), image.affine))
+
+
+def test_a_case_without_foreground_has_a_sample_of_every_voxel_apart():
     image, label = case()
-    (samples,) = measure_case([image], Volume(label.array * 0, label.affine)).samples
-    np.testing.assert_array_equal(np.sort(samples), np.sort(image.array.astype(np.float32).ravel()))
+    measured = healthy(image)
+    assert [len(samples) for samples in measured.samples] == [0]
+    np.testing.assert_array_equal(np.sort(measured.everywhere[0]), np.sort(image.array.astype(np.float32).ravel()))
+    assert [len(samples) for samples in measure_case([image], label).everywhere] == [0]
+    large, _ = case(shape=(40, 30, 20))
+    assert len(np.unique(healthy(large).everywhere[0])) == MAX_VOXELS_A_CASE
+
+
+def test_healthy_cases_put_no_air_into_the_statistics_of_lesions():
+    rng = np.random.default_rng(0)
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:6, 2:6, 2:6] = 1
+    lesion = np.where(label, rng.normal(60, 5, SHAPE), rng.normal(-1000, 5, SHAPE))
+    sick = measure_case([Volume(lesion, np.eye(4))], Volume(label, np.eye(4)))
+    air = [healthy(Volume(rng.normal(-1000, 5, SHAPE), np.eye(4))) for _ in range(5)]
+    (seen,) = summarize([*air, sick]).foreground
+    values = lesion[label > 0]
+    assert seen.mean == pytest.approx(values.mean(), rel=1e-6)
+    assert seen.std == pytest.approx(values.std(), rel=1e-5)
+    assert seen.percentile_00_5 == pytest.approx(np.percentile(values, 0.5), rel=1e-6)
+    assert summarize([*air, sick]).cases == 6
+
+
+def test_without_any_foreground_the_statistics_are_those_of_all_voxels():
+    images = [case(seed)[0] for seed in range(2)]
+    (seen,) = summarize([healthy(image) for image in images]).foreground
+    assert seen.mean == pytest.approx(np.mean([image.array for image in images]), abs=1e-4)
+
+
+def test_a_channel_that_only_healthy_cases_have_is_that_of_their_voxels():
+    image, label = case(0)
+    other, _ = case(1)
+    both = [
+        measure_case([image, None], label),
+        measure_case([image, other], Volume(label.array * 0, label.affine)),
+    ]
+    first, second = summarize(both).foreground
+    assert first.mean == pytest.approx(image.array[label.array > 0].mean(), rel=1e-5)
+    assert second.mean == pytest.approx(other.array.mean(), rel=1e-5)
+
+
+def test_a_channel_that_no_case_has_is_refused():
+    image, label = case()
+    with pytest.raises(ManifestError, match="none of 2 has channel 1"):
+        summarize([measure_case([image, None], label)] * 2)
 
 
 @pytest.mark.parametrize("axes", axis_aligned(), ids=lambda a: "".join(nib.aff2axcodes(affine_of(a, (1, 1, 1)))))
@@ -148,6 +196,7 @@ def test_the_summary_of_what_a_plan_is_made_of():
     assert fingerprint.percentile_10_spacing_mm == (1, 1, 2)  # of 1 to 11, the second
     assert fingerprint.median_extent_mm == (9, 8, 42)
     assert fingerprint.median_shape == (9, 8, 7)
+    assert fingerprint.median_cropped_extent_mm == (9, 8, 27)  # 7 slices of 1 to 6 mm, 3 of 7 to 11 mm
     assert fingerprint.kept_by_crop == 1.0
     assert fingerprint.label_values == (2, 5)
     assert summarize(cases[6:]).median_shape == (9, 8, 3)

@@ -129,11 +129,21 @@ def test_a_channel_is_measured_in_the_cases_that_have_it(cases, tmp_path):
     assert again.label_values == (2, 5, IGNORED)
 
 
-def test_nothing_judged_but_background_takes_all_voxels():
+def test_nothing_judged_but_background_is_no_foreground():
     unjudged = np.zeros(SHAPE, np.uint8)
     unjudged[0] = IGNORED
-    (samples,) = measure_case([image(0)], Volume(unjudged, np.eye(4)), ignore_value=IGNORED).samples
-    assert len(samples) == unjudged.size
+    measured = measure_case([image(0)], Volume(unjudged, np.eye(4)), ignore_value=IGNORED)
+    assert [len(samples) for samples in (*measured.samples, *measured.everywhere)] == [0, unjudged.size]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_case_that_nobody_judged_is_sampled_anywhere(cases, tmp_path, share):
+    write_nifti(cases[0].label, Volume(np.full(SHAPE, IGNORED, np.uint8, order="F"), np.eye(4)))
+    stored = build_store(tmp_path / "s", cases[:1], PLAIN, LABELS, ignore_value=IGNORED)
+    sampler = PatchSampler(stored, (1, 1, 1), share, seed=0)
+    drawn = [sampler.sample(0, index) for index in range(100)]
+    assert {int(label) for _, label in drawn} == {3}
+    assert len({image.ravel().numpy().tobytes() for image, _ in drawn}) > 80
 
 
 def test_a_store_of_other_channels_or_ignored_values_is_another(cases, tmp_path):

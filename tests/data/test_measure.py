@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from medseg.data.fingerprint import CaseMeasurement, measure_case, summarize
 from medseg.data.manifest import Case
 from medseg.data.measure import measure_cases
 from medseg.data.store import read_case
-from medseg.errors import InputError, NiftiError
+from medseg.errors import InputError, ManifestError, NiftiError
 from medseg.nifti import write_nifti
 from medseg.volume import Volume
 from tests.builders import tiny_dataset
@@ -25,8 +26,11 @@ def cases(tmp_path: Path) -> tuple[Case, ...]:
 
 
 def same(one: CaseMeasurement, two: CaseMeasurement) -> bool:
-    facts = one.model_dump(exclude={"samples"}) == two.model_dump(exclude={"samples"})
-    return facts and all(np.array_equal(a, b) for a, b in zip(one.samples, two.samples, strict=True))
+    arrays = {"samples", "everywhere"}
+    facts = one.model_dump(exclude=arrays) == two.model_dump(exclude=arrays)
+    return facts and all(
+        np.array_equal(a, b) for name in arrays for a, b in zip(getattr(one, name), getattr(two, name), strict=True)
+    )
 
 
 def count_reads(monkeypatch) -> list[str]:
@@ -52,6 +56,23 @@ def test_what_was_measured_is_not_read_again(tmp_path, cases, monkeypatch):
     assert all(same(a, b) for a, b in zip(first, again, strict=False))
     assert again[0].samples[0].dtype == np.float32
     assert summarize(again) == summarize(measure_cases(cases))
+
+
+def test_a_case_without_foreground_is_kept_as_it_was_measured(tmp_path, cases):
+    _, label = read_case(cases[0])
+    write_nifti(cases[0].label, Volume(np.zeros_like(label.array, order="F"), label.affine))
+    two_channels = [replace(case, images=case.images * 2) for case in cases]
+    first = measure_cases(two_channels, tmp_path / "measured")
+    assert [len(m.samples[1]) > 0 for m in first] == [False, True, True]
+    assert [len(m.everywhere[1]) > 0 for m in first] == [True, False, False]
+    assert all(same(a, b) for a, b in zip(first, measure_cases(two_channels, tmp_path / "measured"), strict=True))
+
+
+def test_a_channel_that_no_case_has_is_refused_before_any_is_read(cases, monkeypatch):
+    read = count_reads(monkeypatch)
+    with pytest.raises(ManifestError, match="in at least one training case, found none of 3 has channel 1"):
+        measure_cases([replace(case, images=(*case.images, None)) for case in cases])
+    assert read == []
 
 
 @pytest.mark.parametrize("which", ["image", "label"])

@@ -86,9 +86,9 @@ def test_places_change_with_seed_epoch_and_index_whatever_the_case(cases):
 
 def test_a_batch_is_its_patches_in_order(cases):
     sampler = PatchSampler(cases, (8, 8, 8), 0.5, seed=0)
-    images, labels = sampler.batch(1, 4, 3)
+    images, labels = sampler.batch(1, 6, 3)
     for n in range(3):
-        image, label = sampler.sample(1, 4 + n)
+        image, label = sampler.sample(1, 6 + n, 3)
         assert torch.equal(images[n], image)
         assert torch.equal(labels[n], label)
 
@@ -153,13 +153,40 @@ def test_every_voxel_of_a_class_may_be_the_centre(cases):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_foreground_share(tmp_path, share):
+def test_the_foreground_share_of_batches_of_one_patch(tmp_path, share):
     label = np.zeros((40, 40, 40), int)
     label[20, 20, 20] = 1
     case = stored_case(tmp_path / "a", label[None], label)
     sampler = PatchSampler([case], (1, 1, 1), share, seed=0)
     hits = sum(int(sampler.sample(0, index)[1]) for index in range(400))
     assert hits == pytest.approx(400 * share, abs=0 if share in (0, 1) else 5 * (400 * share * (1 - share)) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "centred"),
+    [(2, 0.33, 1), (3, 1 / 3, 1), (6, 1 / 3, 2), (12, 0.33, 4), (4, 0.01, 1), (4, 0.0, 0), (3, 1.0, 3)],
+)
+def test_a_share_of_each_batch_is_centred_on_labels_the_last_ones(tmp_path, size, share, centred):
+    label = np.zeros((40, 40, 40), int)
+    label[20, 20, 20] = 1
+    cases = [stored_case(tmp_path / name, label[None], label) for name in "abc"]
+    sampler = PatchSampler(cases, (1, 1, 1), share, seed=0)
+    for number in range(20):
+        labels = sampler.batch(number % 2, number * size, size)[1].ravel()
+        assert labels.tolist() == [0] * (size - centred) + [1] * centred
+
+
+@pytest.mark.parametrize("parts", [(range(2), range(2, 4)), (range(1), range(1, 3), range(3, 4))])
+def test_processes_that_share_a_batch_draw_the_patches_of_the_whole(cases, parts):
+    def batches(workers: int, share: range | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        sampler = PatchSampler(cases, (8, 8, 6), 0.5, seed=5)
+        return take(PatchLoader(sampler, EVERYTHING, 4, 3, CPU, workers=workers, share=share).batches(1), 4)
+
+    whole = batches(1, None)
+    shares = [batches(workers, share) for workers, share in enumerate(parts)]
+    for step, batch in enumerate(whole):
+        for what in (0, 1):
+            assert torch.equal(torch.cat([share[step][what] for share in shares]), batch[what])
 
 
 def test_patches_elsewhere_reach_every_corner_of_the_case(tmp_path):
@@ -258,10 +285,10 @@ def test_two_dimensional_patches_lose_their_last_axis(cases):
 
 def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_threads(cases):
     class Broken(PatchSampler):
-        def sample(self, epoch, index):
+        def sample(self, epoch, index, batch_size):
             if index == 4:
                 raise OSError("the disk is gone")
-            return super().sample(epoch, index)
+            return super().sample(epoch, index, batch_size)
 
     before = threading.active_count()
     batches = PatchLoader(Broken(cases, (8, 8, 6), 0.5, 5), NOTHING, 2, 3, CPU, workers=2).batches(0)
@@ -280,11 +307,11 @@ class Gated(PatchSampler):
         object.__setattr__(self, "gate", threading.Event())
         object.__setattr__(self, "read", [])
 
-    def sample(self, epoch: int, index: int):
+    def sample(self, epoch: int, index: int, batch_size: int = 1):
         if index >= 2:
             assert self.gate.wait(timeout=20)
         self.read.append(index)
-        return super().sample(epoch, index)
+        return super().sample(epoch, index, batch_size)
 
 
 def test_closing_ends_the_threads_and_drops_what_was_not_begun(cases):
@@ -315,7 +342,7 @@ def test_neighbouring_slices_become_channels(cases):
     sampler = PatchSampler(cases, (20, 18, 1), 0.5, 0, slices=3)
     loader = PatchLoader(sampler, NOTHING, 2, 8, CPU)
     borders = 0
-    for image, label in islice(loader.batches(0), 8):
+    for image, label in islice(loader.batches(0), 20):
         assert image.shape == (2, 3, 20, 18)
         for patch, truth in zip(image, label, strict=True):
             here = patch[1, 0, 0].item()

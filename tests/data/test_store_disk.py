@@ -116,6 +116,23 @@ def test_a_voxel_takes_at_most_five_bytes(tmp_path, size, classes):
     assert bytes_in(tmp_path / "store") >= 3 * size**3
 
 
+@pytest.mark.parametrize(("size", "classes"), [(40, 2), (64, 100)])
+@pytest.mark.parametrize("beyond", [False, True])
+def test_in_float32_the_lists_take_at_most_one_percent(tmp_path, size, classes, beyond):
+    rng = np.random.default_rng(0)
+    shape = (size, size, size)
+    image = rng.normal(size=shape).astype(np.float32)
+    image[0, 0, 0] = 70_000 if beyond else 1  # which float16 does not hold
+    label = rng.integers(1, classes + 1, shape).astype(np.uint8)
+    labels = LabelSet.from_names({value: f"label {value}" for value in range(1, classes + 1)})
+    dtype = "float16" if beyond else "float32"
+    case = write_pair(tmp_path, image, label)
+    (stored,) = build_store(tmp_path / "store", [case], AS_IT_IS, labels, dtype=dtype)
+    assert stored.image.dtype == np.float32
+    assert 5 * size**3 <= bytes_in(tmp_path / "store") <= 5.05 * size**3
+    assert all(len(stored.voxels_of(index)) for index in range(1, classes + 1))
+
+
 def test_the_bytes_are_known_beforehand(tmp_path):
     rng = np.random.default_rng(0)
     shape = (40, 30, 24)

@@ -11,7 +11,7 @@ from medseg.plan.draft import Draft
 LEVEL = IntensityStatistics(mean=0.0, std=1.0, percentile_00_5=-1.0, percentile_99_5=1.0)
 
 
-def fingerprint(spacing, shape, *, tenth=None, kept=1.0, cases=20, channels=1) -> Fingerprint:
+def fingerprint(spacing, shape, *, tenth=None, kept=1.0, cropped=None, cases=20, channels=1) -> Fingerprint:
     extent = tuple(float(n * mm) for n, mm in zip(shape, spacing, strict=True))
     return Fingerprint(
         cases=cases,
@@ -22,7 +22,8 @@ def fingerprint(spacing, shape, *, tenth=None, kept=1.0, cases=20, channels=1) -
         smallest_extent_mm=extent,
         largest_extent_mm=extent,
         median_extent_mm=extent,
-        median_shape=tuple(int(n) for n in np.array(shape)),
+        median_shape=tuple(int(n) for n in np.array(cropped or shape)),
+        median_cropped_extent_mm=tuple(float(n * mm) for n, mm in zip(cropped or shape, spacing, strict=True)),
         kept_by_crop=kept,
         label_values=(1, 3),
         foreground=(LEVEL,) * channels,

@@ -9,8 +9,9 @@ from medseg.labels import LabelSet
 from medseg.plan.compute import Compute
 from medseg.plan.draft import SET
 from medseg.plan.drystep import NO_FIT, StepCost, dry_step
-from medseg.plan.experiment import has_sides, plan_experiment
+from medseg.plan.experiment import plain_name, plan_experiment
 from medseg.plan.footprint import estimate_bytes
+from medseg.plan.sides import has_sides
 from tests.builders import tiny_dataset
 from tests.plan.builders import draft, fingerprint
 
@@ -126,6 +127,144 @@ def test_the_estimate_is_right_to_a_factor_of_two(dataset):
     assert cost.seconds > 0
 
 
+def test_on_cpus_the_process_itself_does_not_count(dataset):
+    """A step of a small network, though torch alone takes some 500 MB."""
+    config = planned(dataset, "data: {manifest: x}\ntraining: {patch_size: [16, 16, 16], batch_size: 2}").config
+    assert dry_step(config, channels=1, scheme=dataset.scheme, device="cpu").peak_bytes < 2 * 10**8
+    assert planned(dataset, compute=Compute("cpu", 5 * 10**8)).config.training.patch_size == (40, 40, 40)
+
+
+def test_what_only_seems_not_to_fit_is_measured_before_it_is_refused(dataset):
+    costs = [StepCost(10, 1.0), StepCost(11, 1.0)]
+    fits, does_not = (lambda *_, cost=cost, **__: cost for cost in costs)
+    plan = planned(dataset, compute=Compute("cpu", 10), step=fits)
+    assert plan.cost == costs[0]
+    assert math.prod(plan.config.training.patch_size) <= 20**3
+    with pytest.raises(UsageError, match=r"a training step within 0\.00 GB"):
+        planned(dataset, compute=Compute("cpu", 10), step=does_not)
+
+
+def test_a_large_step_that_fails_does_not_hide_a_smaller_one_that_fits(dataset):
+    """What is measured first says that nothing else can fit; the smallest does."""
+
+    def step(config, *, channels, scheme):
+        small = math.prod(config.training.patch_size) <= 20**3
+        return StepCost(10**6, 1.0) if small else StepCost(10**12, 1.0)
+
+    plan = planned(dataset, step=step)
+    assert math.prod(plan.config.training.patch_size) <= 20**3
+    assert plan.cost.peak_bytes == 10**6
+
+
+def test_the_largest_patch_comes_before_more_patches(dataset):
+    text = "data: {manifest: x}\ntraining: {channels_last: true}"
+    costs = iter([StepCost(9 * 10**9, 1.0), StepCost(10**8, 1.0)])
+    seen = []
+
+    def step(config, *, channels, scheme):
+        seen.append((math.prod(config.training.patch_size), config.training.batch_size))
+        return next(costs, StepCost(10**8, 1.0))
+
+    measured = fingerprint((1.0,) * 3, (200,) * 3)
+    plan = planned(dataset, text, compute=Compute("cuda", 8 * 10**9), measured=measured, step=step)
+    training = plan.config.training
+    assert (math.prod(training.patch_size), training.batch_size) == max(seen[1:])
+
+
+def test_several_processes_share_a_batch_and_each_is_measured_alone(dataset):
+    seen = []
+
+    def step(config, *, channels, scheme):
+        seen.append(config.training.batch_size)
+        return StepCost(10**8, 1.0)
+
+    four = planned(dataset, compute=Compute("cpu", 4 * 10**9, processes=4), step=step)
+    one = planned(dataset)
+    assert four.config.training.batch_size == 4 * one.config.training.batch_size
+    assert set(seen) == {one.config.training.batch_size}
+    assert four.config.network.norm == one.config.network.norm == "instance"  # 3 patches on each CPU
+    gpus = planned(
+        dataset, compute=Compute("cuda", 10**11, processes=4), measured=fingerprint((1.0,) * 3, (40,) * 3)
+    )
+    assert gpus.config.network.norm == "batch"  # measured over all GPUs
+
+
+@pytest.mark.parametrize(
+    ("text", "stages", "batch"),
+    [
+        ("network: {channels: [16, 32, 64]}", 3, 3),
+        ("network: {strides: [[2, 2, 2], [2, 2, 1]]}", 3, 3),
+        ("network: {kernel_sizes: [[3, 3, 3], [3, 3, 3]]}", 2, 3),
+        ("network: {channels: [8, 8, 8, 8, 8, 8], strides: [" + ", ".join(["[1, 1, 1]"] * 5) + "]}", 6, 3),
+        ("training: {accumulate: 2}", 4, 2),
+        ("training: {accumulate: 3}", 4, 3),
+        ("network: {padding: valid}", 4, 3),
+        ("network: {name: fcn8s}", None, 3),
+    ],
+)
+def test_one_number_may_be_set_alone(dataset, text, stages, batch):
+    config = planned(dataset, f"data: {{manifest: x}}\n{text}").config
+    assert config.training.batch_size == batch
+    if stages is not None:
+        assert (len(config.network.channels), len(config.network.strides) + 1) == (stages, stages)
+        assert len(config.network.kernel_sizes) == stages
+
+
+def test_the_norm_counts_the_parts_that_are_set(dataset):
+    text = "data: {manifest: x}\ntraining: {batch_size: 8, accumulate: "
+    norms = [planned(dataset, f"{text}{parts}}}").config.network.norm for parts in (1, 2, 4)]
+    assert norms == ["batch", "batch", "instance"]
+
+
+def test_more_stages_than_any_patch_can_have_are_refused(dataset):
+    with pytest.raises(UsageError, match="network.channels: expected at most 4 stages, .* found 6 stages"):
+        planned(dataset, "data: {manifest: x}\nnetwork: {channels: [4, 4, 4, 4, 4, 4]}")
+
+
+@pytest.mark.parametrize("axes", [[], [1], [0, 1, 2]])
+def test_images_are_mirrored_as_in_training(dataset, axes):
+    config = planned(dataset, f"data: {{manifest: x}}\ntraining: {{augmentation: {{flip_axes: {axes}}}}}").config
+    assert list(config.inference.mirror_axes) == axes
+    assert planned(dataset).config.inference.mirror_axes == (0,)
+
+
+def test_a_low_resolution_is_planned_around_the_patch_that_fits(dataset):
+    measured, compute = fingerprint((1.0,) * 3, (300,) * 3), Compute("cpu", 8 * 10**7)
+    full = planned(dataset, compute=compute, measured=measured)
+    low = planned(dataset, compute=compute, measured=measured, resolution="low")
+    patch = low.config.training.patch_size
+    assert math.prod(patch) < 0.8 * 2**16  # less than a CPU has time for
+    assert math.prod(patch) == pytest.approx(math.prod(full.config.training.patch_size), rel=0.3)
+    volume = math.prod(300 / mm for mm in low.config.preprocessing.spacing_mm)
+    assert math.prod(patch) / volume == pytest.approx(0.25, abs=0.08)
+    assert low.config.name == "tiny_3d_low"
+
+
+def test_cropped_images_are_planned_by_their_crop(dataset):
+    brain = fingerprint((1.0,) * 3, (256,) * 3, cropped=(120, 160, 130), kept=0.2)
+    reasons = {r.what: r.why for r in planned(dataset, measured=brain).reasons}
+    assert "[120, 160, 130]" in reasons["training.patch_size"]
+    whole = fingerprint((1.0,) * 3, (256,) * 3, cropped=(250, 250, 250), kept=0.9)
+    for text, shape in (("{}", 256), ("{crop_above: -500}", 250)):
+        plan = planned(dataset, f"data: {{manifest: x}}\npreprocessing: {text}", measured=whole)
+        assert f"{[shape] * 3}" in next(r.why for r in plan.reasons if r.what == "training.patch_size")
+
+
+def test_a_flat_network_speaks_of_slices_and_an_absent_card_of_estimates(dataset):
+    compute = Compute("cuda", 7 * 10**9, unmeasured="no such card here")
+    reasons = {r.what: r.why for r in planned(dataset, compute=compute, dims=2).reasons}
+    assert reasons["training.patch_size"].startswith("a square in mm within the median slice [60, 60], of which")
+    assert reasons["training.batch_size"].endswith("estimated, not measured: no such card here")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Liver / CT 2024", "Liver_CT_2024"), ("Müller", "Muller"), ("..", "dataset"), ("a.b-c", "a.b-c")],
+)
+def test_any_name_of_a_data_set_makes_a_plain_one(text, name):
+    assert plain_name(text) == name
+
+
 @pytest.mark.parametrize(
     ("names", "sided"),
     [
@@ -134,7 +273,9 @@ def test_the_estimate_is_right_to_a_factor_of_two(dataset):
         (["L kidney"], True),
         (["Left-Hippocampus"], True),
         (["Anterior", "lung"], False),
-        (["leftover", "bright"], False),
+        (["leftover", "bright", "cleft", "Lésion", "vertebrae_L1", "lateral"], False),
+        *[([name], True) for name in ("LeftKidney", "KidneyLeft", "KidneyL", "LKidney", "leftlung", "kidneyright")],
+        *[([name], True) for name in ("hippocampus_lh", "Rechte Niere", "rein gauche", "LEFT LUNG", "lungRight")],
     ],
 )
 def test_labels_that_tell_sides(names, sided):

@@ -11,7 +11,7 @@ from medseg.cli import app
 from medseg.config import load_config
 from medseg.errors import ConfigError, UsageError
 from medseg.model import load_package
-from medseg.plan.candidates import Fixed
+from medseg.plan.fixed import Fixed
 from medseg.plan.request import Request, open_request
 from medseg.training.checkpoint import CHECKPOINT_FILE, read_state
 from tests.builders import Silent, save_tiny_model, tiny_dataset
@@ -123,6 +123,8 @@ def test_a_fine_tuning_takes_what_is_open_from_the_model(dataset, tmp_path):
     save_tiny_model(tmp_path / "model")
     given = {"data.manifest": str(dataset.root / "tiny.yaml"), "init_from.model": str(tmp_path / "model")}
     draft = Request(None, given).draft()
-    assert draft.fixed() == Fixed(patch_size=(16, 16, 16), spacing_mm=(1.5, 1.5, 2.0))
+    draft.adopt()
+    patch = {"patch_size": (16, 16, 16), "patch_from": "the model of init_from"}
+    assert draft.fixed() == Fixed(**patch, spacing_mm=(1.5, 1.5, 2.0))
     assert tuple(draft.get("network.channels")) == (4, 8)
     assert draft.get("preprocessing.intensity")[0]["kind"] == "zscore"

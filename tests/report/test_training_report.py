@@ -16,7 +16,7 @@ from medseg.errors import UsageError
 from medseg.report.runfolder import read_run, read_runs, read_scores, read_source
 from medseg.report.training import write_training_report
 from tests.builders import tiny_dataset
-from tests.report.finished_run import finished_run
+from tests.report.finished_run import PLAN, TIMINGS, finished_run
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -224,6 +224,51 @@ def test_folds_share_a_page(dataset, tmp_path):
     assert [cells[2] for cells in folds[:3]] == [f"{mean:.3f}" for mean in means]
     assert folds[3][2] == f"{statistics.fmean(means):.3f} ± {statistics.stdev(means):.3f}"
     assert page.text.count("5 min 0 s") == 1
+
+
+def test_a_plan_of_all_folds_is_read_from_their_folder_and_shown_once(run, tmp_path):
+    for fold in (0, 1):
+        shutil.copytree(run, tmp_path / f"fold_{fold}")
+        (tmp_path / f"fold_{fold}" / "plan.json").unlink()
+    shutil.copy(run / "plan.json", tmp_path)
+    assert [record.plan for record in read_runs(tmp_path)] == [PLAN, PLAN]
+    assert read_run(tmp_path / "fold_1").plan == PLAN
+    page = Page(write_training_report(tmp_path))
+    assert page.text.count("half of what 8 GB hold <here>") == 1
+    assert "Nothing was planned" not in page.text
+    plan = {"reasons": [{"what": "x", "value": 1, "why": "its own"}]}
+    (tmp_path / "fold_1" / "plan.json").write_text(json.dumps(plan))
+    page = Page(write_training_report(tmp_path))
+    assert (page.text.count("half of what 8 GB hold <here>"), page.text.count("its own")) == (1, 1)
+
+
+def test_a_run_that_is_no_fold_has_no_plan_but_its_own(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "plan.json").rename(tmp_path / "plan.json")
+    assert read_run(tmp_path / "run").plan == {}
+
+
+def test_what_was_changed_on_the_way_is_told(run, tmp_path, page):
+    assert "Changed on the way" not in page.text
+    for fold in (0, 1):
+        shutil.copytree(run, tmp_path / f"fold_{fold}")
+    notes = "out of memory: from step 4 on, batches are computed in 2 parts\n\nout of memory: in 4 <parts>\n"
+    (tmp_path / "fold_1" / "notes.txt").write_text(notes)
+    assert read_run(tmp_path / "fold_1").notes == [line for line in notes.splitlines() if line]
+    page = Page(write_training_report(tmp_path))
+    assert "Changed on the way" in page.text
+    assert page.text.count("Fold 0: out of memory: ") == 2  # the configuration says which fold it is
+    assert "in 4 &lt;parts&gt;" in page.html
+    alone = Page(write_training_report(tmp_path / "fold_1"))
+    assert alone.text.split("Changed on the way")[1].strip().startswith("out of memory: from step 4")
+
+
+@pytest.mark.parametrize(("training_s", "seconds"), [(60.0, 100.0), (None, 60.0)])
+def test_a_run_took_what_is_known_of_it(run, tmp_path, training_s, seconds):
+    shutil.copytree(run, tmp_path / "run")
+    timings = {key: value for key, value in (TIMINGS | {"training_s": training_s}).items() if value}
+    (tmp_path / "run" / "timings.json").write_text(json.dumps(timings))
+    assert read_run(tmp_path / "run").seconds == seconds  # 60 s had gone at the last epoch
 
 
 def test_folds_come_in_the_order_of_their_numbers(run, tmp_path):

@@ -19,8 +19,8 @@ def dataset(tmp_path_factory):
     return tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
-def open_run(dataset, folder, **training):
-    network = {"name": "unet", "channels": (4, 8), "norm": "instance"}
+def open_run(dataset, folder, norm="instance", **training):
+    network = {"name": "unet", "channels": (4, 8), "norm": norm}
     config = tiny_config(batch_size=4, **training).model_dump() | {
         "network": network,
         "loss": {"name": "ce_dice", "batch": False},
@@ -62,6 +62,30 @@ def test_a_loss_that_is_no_number_changes_nothing_and_is_counted(dataset, tmp_pa
     assert not all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
 
 
+def test_running_statistics_do_not_keep_what_is_no_number(dataset, tmp_path):
+    run = open_run(dataset, tmp_path / "run", norm="batch", ema_decay=0.9)
+    image, label = batch(run)
+    take_step(run, image, label, 0.5)
+    before = weights(run)
+    image[0, 0, 0, 0, 0] = torch.nan
+    take_step(run, image, label, 0.5)
+    assert run.state.skipped == 1
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
+    assert all(torch.isfinite(buffer).all() for buffer in run.shown.buffers())
+
+
+def test_the_epochs_loss_is_that_of_the_steps_that_were_taken(dataset, tmp_path):
+    run = open_run(dataset, tmp_path / "run")
+    image, label = batch(run)
+    take_step(run, image, label, 0.5)
+    expected = float(run.losses[0])
+    image[0] = torch.nan
+    take_step(run, image, label, 0.5)
+    run.sum_losses()
+    assert run.mean_loss == pytest.approx(expected)
+
+
 def test_after_several_in_a_row_the_batch_is_saved_and_the_training_stops(dataset, tmp_path):
     run = open_run(dataset, tmp_path / "run", most_skipped=2)
     image, label = batch(run)
@@ -88,8 +112,8 @@ def test_a_batch_that_does_not_fit_is_cut_into_parts_and_it_is_said(dataset, tmp
     image, label = batch(run)
     take_step(run, image, label, 0.5)
     assert sizes == [4, 2, 1, 1, 1, 1]
-    assert run.parts == 4
-    assert "4 parts from step 0" in (run.folder / NOTES_FILE).read_text()
+    assert run.state.parts == 4
+    assert "from step 0 on, batches are computed in 4 parts" in (run.folder / NOTES_FILE).read_text()
     monkeypatch.setattr(run.trained, "forward", lambda x: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         take_step(run, image, label, 0.5)

@@ -16,13 +16,14 @@ from medseg.data.augment.sampling import resample
 from medseg.data.augment.separable import blur, lower_resolution
 
 
-def augment(image: Tensor, label: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+def augment(image: Tensor, label: Tensor, draws: Sequence[Draw], *, masks: int = 0) -> tuple[Tensor, Tensor]:
     """Change a batch of patches, on the device where they are.
 
     Args:
-        image: float32 (B, C, *spatial); overwritten. C is the number of channels drawn for, or a multiple of it.
+        image: float32 (B, C + masks, *spatial); overwritten. C is the number of channels drawn for, or a multiple.
         label: Class indices (B, *spatial); overwritten.
         draws: One a patch.
+        masks: Last channels that are no intensities: they are moved, and keep their values.
 
     Returns:
         Image and label, of the same sizes. One grid moves both: the image linearly, with the border's value from
@@ -30,7 +31,7 @@ def augment(image: Tensor, label: Tensor, draws: Sequence[Draw]) -> tuple[Tensor
     """
     for patch, classes, d in zip(image, label, draws, strict=True):
         _move(patch, classes, d)
-        _change_intensities(patch, d)
+        _change_intensities(patch[: len(patch) - masks], d)
     return image, label
 
 
