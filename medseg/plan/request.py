@@ -133,14 +133,15 @@ def open_request(
     pick_device(local_device(request.options.device))
     if draft.get("training.track") == Tracking.MLFLOW.value:
         require({Tracking.MLFLOW})
+    config = draft.config() if draft.is_complete else None  # says what is wrong before the data is sought
     dataset = open_dataset(draft)
     folder = run_folder(request, draft, dataset)
     require_place(folder, all_folds=request.all_folds, resume=request.resume)
-    if draft.is_complete:
+    if config is not None:
         check_dims(draft.fixed(request.options.dims))
         if world.is_first and not request.resume:
             _warn_of_unused(request, draft)
-        return draft.config(), dataset, folder
+        return config, dataset, folder
     kept = folder / PLANNED_CONFIG
     if request.resume and kept.is_file():
         _require_same_plan(request, draft, kept)

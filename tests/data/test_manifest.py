@@ -405,7 +405,7 @@ def test_manifests_read_back_as_written(
 
 def test_example_of_the_documentation(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
-    example = page.split("```yaml\n")[1].split("```")[0]
+    example = page.split("## The manifest\n")[1].split("```yaml\n")[1].split("```")[0]
     (tmp_path / "example.yaml").write_text(example)
     assert read_manifest(tmp_path / "example.yaml").splits is not None
 

@@ -115,8 +115,8 @@ def test_the_faster_memory_order_is_taken(dataset):
 
 
 def test_too_little_memory_is_refused_with_a_remedy(dataset):
-    with pytest.raises(UsageError, match="a training step within 0.10 GB .* give more --memory"):
-        planned(dataset, compute=Compute("cpu", 10**8))
+    with pytest.raises(UsageError, match="a training step within 0.01 GB .* give more --memory"):
+        planned(dataset, compute=Compute("cpu", 10**7))
 
 
 def test_the_estimate_is_right_to_a_factor_of_two(dataset):
