@@ -69,13 +69,17 @@ def _bytes_to_read(header: Header) -> int:
 
 
 def _frame(header: Header, number: int, groups: Sequence[Dataset]) -> Frame:
-    measures = _group(groups, "PixelMeasuresSequence")
-    values = _group(groups, "PixelValueTransformationSequence")
+    measures = group_item(groups, "PixelMeasuresSequence")
+    values = group_item(groups, "PixelValueTransformationSequence")
     return Frame(
         header,
         number,
-        position_mm=millimetres_of(_text(_group(groups, "PlanePositionSequence").get("ImagePositionPatient")), 3),
-        orientation=directions_of(_text(_group(groups, "PlaneOrientationSequence").get("ImageOrientationPatient"))),
+        position_mm=millimetres_of(
+            _text(group_item(groups, "PlanePositionSequence").get("ImagePositionPatient")), 3
+        ),
+        orientation=directions_of(
+            _text(group_item(groups, "PlaneOrientationSequence").get("ImageOrientationPatient"))
+        ),
         pixel_spacing_mm=spacing_of(_text(measures.get("PixelSpacing"))),
         rescale=rescale_of(
             _text(values.get("RescaleSlope")), _text(values.get("RescaleIntercept")), header.modality
@@ -84,7 +88,8 @@ def _frame(header: Header, number: int, groups: Sequence[Dataset]) -> Frame:
     )
 
 
-def _group(groups: Sequence[Dataset], name: str) -> Dataset:
+def group_item(groups: Sequence[Dataset], name: str) -> Dataset:
+    """Return the first item of a sequence, from the first of the functional groups that has it; empty if none."""
     for group in groups:
         items = group.get(name)
         if items:
@@ -95,12 +100,12 @@ def _group(groups: Sequence[Dataset], name: str) -> Dataset:
 
 def _tags(groups: Sequence[Dataset]) -> Iterator[tuple[int, str]]:
     for name, attributes in _ATTRIBUTES.items():
-        group = _group(groups, name)
+        group = group_item(groups, name)
         for keyword, classic in attributes.items():
             text = _text(group.get(keyword))
             if text:
                 yield DESCRIBING[classic], text
-    gradient = _group([_group(groups, "MRDiffusionSequence")], "DiffusionGradientDirectionSequence")
+    gradient = group_item([group_item(groups, "MRDiffusionSequence")], "DiffusionGradientDirectionSequence")
     text = _text(gradient.get("DiffusionGradientOrientation"))
     if text:
         yield DESCRIBING["DiffusionGradientOrientation"], text

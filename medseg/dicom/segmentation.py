@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from medseg.dicom.contours import Mask
 from medseg.dicom.geometry import VOXEL_TOLERANCE, Vectors, slice_affine
+from medseg.dicom.multiframe import group_item
 from medseg.dicom.planes import Planes
 from medseg.dicom.refusal import refusal
 from medseg.dicom.segment_pixels import SegmentPixels
@@ -159,13 +160,13 @@ def draw_segment(
 
 
 def _frame(number: int, groups: Sequence[Dataset], is_label_map: bool) -> SegmentFrame:
-    position = millimetres_of(_joined(_group(groups, "PlanePositionSequence"), "ImagePositionPatient"), 3)
-    orientation = directions_of(_joined(_group(groups, "PlaneOrientationSequence"), "ImageOrientationPatient"))
-    spacing = spacing_of(_joined(_group(groups, "PixelMeasuresSequence"), "PixelSpacing"))
+    position = millimetres_of(_joined(group_item(groups, "PlanePositionSequence"), "ImagePositionPatient"), 3)
+    orientation = directions_of(_joined(group_item(groups, "PlaneOrientationSequence"), "ImageOrientationPatient"))
+    spacing = spacing_of(_joined(group_item(groups, "PixelMeasuresSequence"), "PixelSpacing"))
     affine = None
     if position and orientation and spacing and np.linalg.norm(np.cross(orientation[:3], orientation[3:])) > 0:
         affine = slice_affine(np.array(position), np.array(orientation), np.array(spacing))
-    identification = _group(groups, "SegmentIdentificationSequence")
+    identification = group_item(groups, "SegmentIdentificationSequence")
     segment = 0 if is_label_map else whole_number(identification, "ReferencedSegmentNumber")
     images = {
         text_of_element(source, "ReferencedSOPInstanceUID")
@@ -174,15 +175,6 @@ def _frame(number: int, groups: Sequence[Dataset], is_label_map: bool) -> Segmen
         for source in derivation.get("SourceImageSequence") or ()
     }
     return SegmentFrame(number, segment, affine, frozenset(images - {""}))
-
-
-def _group(groups: Sequence[Dataset], name: str) -> Dataset:
-    for group in groups:
-        items = group.get(name)
-        if items:
-            item: Dataset = items[0]
-            return item
-    return Dataset()
 
 
 def _joined(dataset: Dataset, keyword: str) -> str:

@@ -100,8 +100,11 @@ def plan_request(request: Request, observer: Observer) -> Planned:
         MedsegError: As `medseg.plan.prepare.prepare` and `open_dataset`.
     """
     draft = request.draft()
+    return _plan(request, draft, open_dataset(draft), observer)
+
+
+def _plan(request: Request, draft: Draft, dataset: Dataset, observer: Observer) -> Planned:
     draft.adopt()
-    dataset = open_dataset(draft)
     store = draft.get("data.store")
     place = run_folder(request, draft, dataset) / STORE_FOLDER if store is None else Path(str(store))
     return prepare(draft, dataset, request.cases(draft, dataset), place, observer, request.options)
@@ -148,7 +151,7 @@ def open_request(
     elif request.resume and has_run(folder):
         raise _other_plan(folder, "one that leaves something open")
     elif world.is_first:
-        planned = plan_request(request, observer)
+        planned = _plan(request, draft, dataset, observer)
         make_folder(folder)
         planned.save(folder)
         dump_yaml(kept, planned.config.model_dump(mode="json"))
