@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medseg.labels import Label, LabelMap, LabelSet
+    from medseg.loading import load_model
     from medseg.nifti import read_nifti, write_nifti
     from medseg.reading import read_volume, read_volumes
-    from medseg.segmenter import Segmenter, load_model
+    from medseg.segmenter import Segmenter
     from medseg.volume import Grid, Volume
 
 __version__ = "0.1.0"
@@ -24,7 +25,7 @@ _HOMES = {
     "LabelSet": "medseg.labels",
     "Segmenter": "medseg.segmenter",
     "Volume": "medseg.volume",
-    "load_model": "medseg.segmenter",
+    "load_model": "medseg.loading",
     "read_nifti": "medseg.nifti",
     "read_volume": "medseg.reading",
     "read_volumes": "medseg.reading",

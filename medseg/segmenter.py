@@ -1,10 +1,9 @@
-"""`Segmenter`: a model ready to use. ``medseg.load_model(path).segment(volume) -> LabelMap``."""
+"""`Segmenter`: a model ready to use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,11 @@ from torch import Tensor, nn
 from medseg.data.channels import present_volumes, with_flags
 from medseg.data.coarse import one_hot
 from medseg.data.transforms import Prepared, build_transforms, prepare
-from medseg.device import Precision, autocast, memory_format, pick_device, place
+from medseg.device import Precision, autocast, memory_format, place
 from medseg.errors import InputError, ModelError
 from medseg.inference import Engine, LabelArray, label_on_grid, last_regions, winners
 from medseg.labels import LabelMap
-from medseg.model import COARSE_FOLDER, ModelPackage, find_package, load_networks, load_package
+from medseg.model import ModelPackage
 from medseg.refinement import RefinedEngine
 from medseg.tiles import Advance, Shape, SlidingWindow, TileEngine
 from medseg.volume import Grid, Volume
@@ -200,45 +199,3 @@ class Segmenter:
                     found=str(volume.modality),
                     remedy="choose a model for this modality",
                 )
-
-
-def load_model(
-    path: str | Path,
-    device: str = "auto",
-    *,
-    precision: Precision = "auto",
-    overlap: float | None = None,
-    mirror_axes: Sequence[int] | None = None,
-    batch_size: int | None = None,
-) -> Segmenter:
-    """Load a model package, ready to segment.
-
-    Args:
-        path: A package, or a run folder that holds one.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        overlap: Of neighbouring tiles; the package's own if None.
-        mirror_axes: Of test-time mirroring; the package's own if None.
-        batch_size: Tiles at once; the package's own if None.
-
-    Raises:
-        ModelError: The package, or the first stage in it, is missing, damaged or not valid.
-        DeviceError: The device is not there.
-    """
-    target = pick_device(device)
-    package = load_package(Path(path))
-    asked = {"overlap": overlap, "mirror_axes": mirror_axes, "batch_size": batch_size}
-    given = {key: value for key, value in asked.items() if value is not None}
-    window = SlidingWindow.model_validate(package.inference.model_dump() | given)
-    networks = load_networks(Path(path), package)
-    coarse = None
-    if package.coarse:
-        coarse = load_model(
-            find_package(Path(path)) / COARSE_FOLDER,
-            device,
-            precision=precision,
-            overlap=overlap,
-            mirror_axes=mirror_axes,
-            batch_size=batch_size,
-        )
-    return Segmenter(package, networks, target, precision=precision, window=window, coarse=coarse)

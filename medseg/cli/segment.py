@@ -75,8 +75,8 @@ def segment(
     """
     from medseg.batch import segment_all
     from medseg.files import make_folder
+    from medseg.loading import load_model
     from medseg.nifti import is_nifti
-    from medseg.segmenter import load_model
 
     if overlap is not None and not 0 <= overlap <= 0.9:
         raise UsageError("--overlap", expected="a share from 0 to 0.9", found=f"{overlap}", remedy="try 0.5")

@@ -7,7 +7,8 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from medseg.errors import UsageError
 
 if TYPE_CHECKING:
     from medseg.data.manifest import Dataset
+    from medseg.plan.request import Request
     from medseg.train import TrainResult
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -78,13 +80,12 @@ def train(
     [bold]--resume[/bold] goes on exactly there. Under torchrun all GPUs train one network; see docs/distributed.md.
     """
     from medseg.plan.prepare import PlanOptions
-    from medseg.plan.request import Request, cascade_of, open_request
+    from medseg.plan.request import Request, cascade_of
     from medseg.train import cross_validate
     from medseg.train import train as run_training
     from medseg.training.interrupt import leaving_on_sigterm
     from medseg.training.world import joined
 
-    start = time.monotonic()
     seconds = parse_time(budget) if budget else None
     given = {
         "data.manifest": manifest,
@@ -99,15 +100,9 @@ def train(
     request = Request(config, given, output, fold == "all", resume, options)
     with leaving_on_sigterm(_AGAIN), joined(device) as world, progress_bar() as progress:
         observer = ProgressObserver(progress)
-        fit = cross_validate if fold == "all" else run_training
+        fit = partial(cross_validate if fold == "all" else run_training, device=device, resume=resume)
         stages = cascade_of(request) if cascade else (request,)
-        for number, stage in enumerate(stages):
-            experiment, dataset, folder = open_request(stage, observer, show_plan)
-            left = seconds and (seconds - (time.monotonic() - start)) / (len(stages) - number)
-            result = fit(experiment, dataset, folder, observer, device=device, budget_s=left, resume=resume)
-            if result.interrupted:
-                folder = stages[-1].output or folder
-                break
+        result, folder, dataset = _train_stages(stages, fit, observer, seconds)
         is_first = world.is_first
     if not is_first:
         raise typer.Exit(_status(result))
@@ -126,6 +121,26 @@ def train(
     print_dice(result.dice, "Validation Dice, whole volumes on their own grids")
     console.print(f"model: {escape(str(result.model))}", soft_wrap=True, highlight=False)
     _report(folder, dataset)
+
+
+def _train_stages(
+    stages: Sequence[Request], fit: Callable[..., TrainResult], observer: ProgressObserver, budget_s: float | None
+) -> tuple[TrainResult, Path, Dataset]:
+    """Train one stage after the other until one is interrupted; each has its share of the time that is left.
+
+    Returns:
+        The last stage's result, its run folder, that of the run to resume where it was interrupted, and its data.
+    """
+    from medseg.plan.request import open_request
+
+    start = time.monotonic()
+    for number, stage in enumerate(stages):
+        experiment, dataset, folder = open_request(stage, observer, show_plan)
+        left = budget_s and (budget_s - (time.monotonic() - start)) / (len(stages) - number)
+        result = fit(experiment, dataset, folder, observer, budget_s=left)
+        if result.interrupted:
+            return result, stages[-1].output or folder, dataset
+    return result, folder, dataset
 
 
 def _report(folder: Path, dataset: Dataset) -> None:

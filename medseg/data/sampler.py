@@ -18,6 +18,11 @@ Corner = tuple[int, int, int]
 _PLACE, _CASES, _CHANNELS = 0, 2, 3  # one stream of random numbers for each kind of draw; augmentation has 1
 
 
+def foreground_patches(batch_size: int, share: float) -> int:
+    """Return how many patches of a batch of several are centred on a label: the share, but at least one of any."""
+    return max(1 if share else 0, round(batch_size * share))
+
+
 @dataclass(frozen=True)
 class PatchSampler:
     """Draws patches from stored cases.
@@ -93,9 +98,7 @@ class PatchSampler:
         """Whether a patch is one of those of its batch that are centred on a labelled voxel."""
         if batch_size == 1:
             return bool(rng.random() < self.foreground_share)
-        least = 1 if self.foreground_share else 0
-        count = max(least, round(batch_size * self.foreground_share))
-        return index % batch_size >= batch_size - count
+        return index % batch_size >= batch_size - foreground_patches(batch_size, self.foreground_share)
 
     def _corner(self, case: StoredCase, rng: np.random.Generator, centred: bool) -> Corner:
         free = [n - p for n, p in zip(case.shape, self.patch_size, strict=True)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg.errors import UsageError
+from medseg.networks.instance_norm import InstanceNorm
 
 Dims = Literal[2, 3]
 Norm = Literal["batch", "instance", "group", "none"]
@@ -167,28 +168,6 @@ class Layers:
     def sizes(self, size: int | Sizes) -> Sizes:
         """Return one number for each axis."""
         return (size,) * self.dims if isinstance(size, int) else size
-
-
-class InstanceNorm(nn.Module):
-    """Instance normalisation with weight and bias, of any size: a single place, equal to its mean, gives the bias.
-
-    torch's own refuses a single place, and with it every image as small as the network's coarsest voxel.
-
-    Source: Ulyanov et al. 2016 (arXiv:1607.08022).
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each channel of each image of (B, C, *spatial)."""
-        if x.shape[2:].numel() == 1:
-            shape = (1, -1, *[1] * (x.ndim - 2))
-            return (x - x) * self.weight.view(shape) + self.bias.view(shape)
-        use_cudnn = torch.backends.cudnn.enabled
-        return torch.instance_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, use_cudnn)
 
 
 def widen(channels: Sequence[int], multiplier: float) -> Sizes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medseg.data.fingerprint import Fingerprint
+from medseg.data.sampler import foreground_patches
 from medseg.data.schema import Modality
 from medseg.plan.candidates import Candidate
 from medseg.plan.ground import SMALL_COVER, Ground
@@ -14,6 +15,7 @@ from medseg.plan.reason import Reason
 from medseg.plan.topology import topology
 
 _MUCH_CROPPED = 0.75
+_FOREGROUND_SHARE = 1 / 3
 _CASCADE = (
     "train --fold all --cascade, or plan --resolution low -o low.yaml, train low.yaml --fold all -o LOW and "
     "train --coarse LOW"
@@ -103,6 +105,12 @@ def _at_once(place: Ground, chosen: Candidate) -> int:
     return shared * chosen.batch_size // chosen.parts // place.compute.processes
 
 
+def _why_share(batch_size: int) -> str:
+    number = foreground_patches(batch_size, _FOREGROUND_SHARE)
+    centred = "a third of the patches" if batch_size == 1 else f"{number} of each {batch_size} patches"
+    return f"{centred} centred on a label, as nnU-Net"
+
+
 def _step(place: Ground, chosen: Candidate, facts: Facts) -> Iterator[Reason]:
     cover = place.cover(chosen.patch_size)
     cube, shape = "square" if place.dims == 2 else "cube", list(place.shape[: place.dims])
@@ -113,7 +121,7 @@ def _step(place: Ground, chosen: Candidate, facts: Facts) -> Iterator[Reason]:
     yield Reason("training.batch_size", chosen.batch_size, _why_batch(place))
     if chosen.parts > 1:
         yield Reason("training.accumulate", chosen.parts, "parts of a batch that does not fit as a whole")
-    yield Reason("training.foreground_share", 1 / 3, "a third of the patches centred on a label, as nnU-Net")
+    yield Reason("training.foreground_share", _FOREGROUND_SHARE, _why_share(chosen.batch_size))
     slow = place.compute.kind == "cpu"
     yield Reason("training.epochs", 60 if slow else 250, "unless --budget or --epochs says otherwise")
     yield Reason("training.steps_per_epoch", 50 if slow else 100, "between two lines of the log")

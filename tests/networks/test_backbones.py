@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from medseg.errors import UsageError
 from medseg.networks.backbone import Backbone
-from medseg.networks.blocks import InstanceNorm, Layers
+from medseg.networks.blocks import Layers
 from medseg.networks.encoders import make_encoder
+from medseg.networks.instance_norm import InstanceNorm
 from tests.networks.probes import small
 
 RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101"]
