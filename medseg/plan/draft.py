@@ -123,6 +123,7 @@ class Draft:
             has_strides=self.get("network.strides") is not None,
             flip_axes=tuple(flips) if _are_numbers(flips, int, (0, 1, 2, 3)) else None,
             resolution=resolution,
+            has_first_stage=self.get("data.coarse") is not None,
             optimizer=str(self.get("training.optimizer.name") or "adamw"),
         )
 

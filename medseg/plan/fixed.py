@@ -26,6 +26,7 @@ class Fixed:
         has_strides: The network's strides are set.
         flip_axes: That training mirrors along.
         resolution: ``low`` plans the first stage of a cascade.
+        has_first_stage: It is the second stage of a cascade.
         optimizer: Its name.
     """
 
@@ -40,4 +41,5 @@ class Fixed:
     has_strides: bool = False
     flip_axes: tuple[int, ...] | None = None
     resolution: Resolution = "full"
+    has_first_stage: bool = False
     optimizer: str = "adamw"

@@ -130,7 +130,7 @@ def open_request(
         MedsegError: As `plan_request`.
 
     Warns:
-        UserWarning: An option says how to plan, and nothing is left to plan.
+        UserWarning: An option says how to plan, and nothing is planned.
     """
     draft, world = request.draft(), current()
     pick_device(local_device(request.options.device))
@@ -143,11 +143,13 @@ def open_request(
     if config is not None:
         check_dims(draft.fixed(request.options.dims))
         if world.is_first and not request.resume:
-            _warn_of_unused(request, draft)
+            given = {"--memory": request.options.memory is not None, "--no-dry-run": not request.options.dry_run}
+            _warn_of_unused(given, f"{draft.path} leaves nothing to plan")
         return config, dataset, folder
     kept = folder / PLANNED_CONFIG
     if request.resume and kept.is_file():
         _require_same_plan(request, draft, kept)
+        _warn_of_unused({"--memory": request.options.memory is not None}, "the run keeps its plan")
     elif request.resume and has_run(folder):
         raise _other_plan(folder, "one that leaves something open")
     elif world.is_first:
@@ -160,11 +162,10 @@ def open_request(
     return Draft.read(str(kept)).config(), dataset, folder
 
 
-def _warn_of_unused(request: Request, draft: Draft) -> None:
-    given = {"--memory": request.options.memory is not None, "--no-dry-run": not request.options.dry_run}
+def _warn_of_unused(given: Mapping[str, bool], why: str) -> None:
     unused = [name for name, is_given in given.items() if is_given]
     if unused:
-        warnings.warn(f"{' and '.join(unused)}: not used, as {draft.path} leaves nothing to plan", stacklevel=3)
+        warnings.warn(f"{' and '.join(unused)}: not used, as {why}", stacklevel=3)
 
 
 def _require_same_plan(request: Request, draft: Draft, kept: Path) -> None:

@@ -115,7 +115,8 @@ def _step(place: Ground, chosen: Candidate, facts: Facts) -> Iterator[Reason]:
     cover = place.cover(chosen.patch_size)
     cube, shape = "square" if place.dims == 2 else "cube", list(place.shape[: place.dims])
     why = f"a {cube} in mm within the median {place.whole} {shape}, of which it covers {cover:.0%}"
-    if cover < SMALL_COVER and place.fixed.resolution == "full":
+    alone = place.fixed.resolution == "full" and not place.fixed.has_first_stage
+    if cover < SMALL_COVER and alone:
         why += f"; a low-resolution stage would see more: {_CASCADE}"
     yield Reason("training.patch_size", chosen.patch_size, why)
     yield Reason("training.batch_size", chosen.batch_size, _why_batch(place))

@@ -240,6 +240,20 @@ def test_a_low_resolution_is_planned_around_the_patch_that_fits(dataset):
     assert low.config.name == "tiny_3d_low"
 
 
+@pytest.mark.parametrize(("coarse", "proposed"), [("", True), (", coarse: runs/low", False)])
+def test_a_first_stage_is_proposed_only_where_there_is_none(dataset, monkeypatch, coarse, proposed):
+    monkeypatch.setattr("medseg.plan.experiment.with_coarse_labels", lambda config: config)
+    text, measured = f"data: {{manifest: tiny.yaml{coarse}}}", fingerprint((1.0,) * 3, (300,) * 3)
+    why = next(r.why for r in planned(dataset, text, measured=measured).reasons if r.what == "training.patch_size")
+    assert ("--cascade" in why) == proposed
+
+
+def test_the_labelled_patches_of_a_batch_are_counted(dataset):
+    why = next(r.why for r in planned(dataset).reasons if r.what == "training.foreground_share")
+    batch = planned(dataset).config.training.batch_size
+    assert why == f"{max(1, round(batch / 3))} of each {batch} patches centred on a label, as nnU-Net"
+
+
 def test_cropped_images_are_planned_by_their_crop(dataset):
     brain = fingerprint((1.0,) * 3, (256,) * 3, cropped=(120, 160, 130), kept=0.2)
     reasons = {r.what: r.why for r in planned(dataset, measured=brain).reasons}

@@ -107,6 +107,12 @@ def test_a_resumed_run_keeps_its_plan_and_refuses_another(manifest, tmp_path, te
         opened(manifest, tmp_path / "run", config=config, given=given, resume=True)
 
 
+def test_what_is_asked_of_a_plan_comes_too_late_for_a_run_that_is_resumed(manifest, tmp_path):
+    planned_run(tmp_path / "run", manifest)
+    with pytest.warns(UserWarning, match="^--memory: not used, as the run keeps its plan"):
+        opened(manifest, tmp_path / "run", resume=True, options=PlanOptions(memory="8GB"))
+
+
 @pytest.mark.parametrize("all_folds", [False, True])
 def test_a_run_that_was_complete_is_not_resumed_with_less(manifest, tmp_path, all_folds):
     write(tmp_path / (f"fold_0/{CHECKPOINT_FILE}" if all_folds else CHECKPOINT_FILE), "")
