@@ -69,10 +69,10 @@ def median_seconds(work: Callable[[], object], runs: int = 5, warmup: int = 1) -
     return statistics.median(times)
 
 
-def run_apart(script: str, *arguments: object) -> tuple[float, float]:
-    """Run Python code in a process of its own; return (seconds, peak GB)."""
+def run_apart(script: str, *arguments: object, python: str = sys.executable) -> tuple[float, float]:
+    """Run Python code in a process of its own, of another environment if asked for; return (seconds, peak GB)."""
     start = time.perf_counter()
-    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", script, *map(str, arguments)], dict(os.environ))
+    pid = os.posix_spawn(python, [python, "-c", script, *map(str, arguments)], dict(os.environ))
     _, status, usage = os.wait4(pid, 0)
     if status:
         raise subprocess.CalledProcessError(status, script)

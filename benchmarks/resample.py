@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import Spacingd
 from record import median_seconds, write
 
-from medseg.data.transforms import ExactSpacingd
+from medseg.data.spacing import ExactSpacingd
 
 CASES = [
     ("CT 512x512x128, 0.8x0.8x2.5 -> 1.5 mm", (512, 512, 128), (0.8, 0.8, 2.5), (1.5, 1.5, 1.5)),

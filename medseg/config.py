@@ -17,6 +17,7 @@ from medseg.data.preprocessing import Preprocessing
 from medseg.data.store import StoreDtype
 from medseg.device import Precision
 from medseg.errors import UsageError
+from medseg.inference.tiles import SlidingWindow
 from medseg.losses import LOSSES, DeepSupervision, build_loss, build_region_loss
 from medseg.model import NetworkSpec
 from medseg.networks import NETWORKS
@@ -25,7 +26,6 @@ from medseg.postprocess import Postprocessing
 from medseg.regions import LabelScheme
 from medseg.registry import Registry
 from medseg.shipped import Shelf, find_yaml
-from medseg.tiles import SlidingWindow
 from medseg.training.finetune import InitFrom
 from medseg.yamlfile import load_yaml
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -9,9 +10,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from medseg.errors import DeviceError
+from medseg.errors import DeviceError, UsageError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -72,3 +74,36 @@ def memory_format(spatial_dims: int, *, channels_last: bool = True) -> torch.mem
     if not channels_last:
         return torch.contiguous_format
     return torch.channels_last_3d if spatial_dims == 3 else torch.channels_last
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that a device still has to give; None where nobody says."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_host_bytes()
+
+
+def free_host_bytes() -> int | None:
+    """Return the bytes that programs may still take here, or those of the machine; None where nobody says."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as stream:  # noqa: PTH123 - not a file of a folder
+            facts = dict(line.split(":") for line in stream)
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows has no sysconf
+        return None
+
+
+def parse_memory(text: str) -> int:
+    """Return the bytes of an amount such as ``8GB``, ``500MB`` or ``7.5GiB``.
+
+    Raises:
+        UsageError: It is none.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([MG]i?B)\s*", text, re.IGNORECASE)
+    if not match or float(match[1]) == 0:
+        raise UsageError(
+            "--memory", expected="an amount such as 8GB or 500MB", found=f"'{text}'", remedy="write it so"
+        )
+    return int(float(match[1]) * _UNITS[match[2].upper()])

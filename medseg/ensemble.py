@@ -14,6 +14,7 @@ from medseg import __version__
 from medseg.data.fingerprint import Fingerprint
 from medseg.errors import ModelError, UsageError
 from medseg.files import atomic_path
+from medseg.inference.tiles import SlidingWindow
 from medseg.model import (
     COARSE_FOLDER,
     WEIGHTS_FOLDER,
@@ -25,7 +26,6 @@ from medseg.model import (
 )
 from medseg.postprocess import Postprocessing
 from medseg.provenance import Provenance
-from medseg.tiles import SlidingWindow
 
 # What may differ between packages that are averaged; all else must be the same.
 _OWN = {"name", "network", "networks", "inference", "envelope", "provenance", "weights_sha256"}
@@ -202,6 +202,7 @@ def _provenance(parts: Sequence[Provenance], validation_dice: Mapping[str, float
         folds=tuple(sorted({fold for part in parts for fold in part.folds})),
         training_cases=max(part.training_cases for part in parts),
         validation_dice={label: round(d, 6) if math.isfinite(d) else None for label, d in dice.items()},
+        imported=tuple(network for part in parts for network in part.imported),
     )
 
 

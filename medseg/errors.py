@@ -26,6 +26,8 @@ from collections.abc import Sequence
 SOME_FAILED = 3
 """Exit status: finished, but some inputs were refused or failed."""
 
+_SIGNS_OF_NO_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed")
+
 NOTHING_DONE = 5
 """Exit status: nothing could be done."""
 
@@ -186,9 +188,10 @@ class StorageError(MedsegError):
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception says that memory is used up: Python's, torch's on CUDA, or torch's on the CPU.
 
-    On the CPU torch raises a plain `RuntimeError`, which only its text tells from others.
+    On the CPU torch raises a plain `RuntimeError`, as CUDA's libraries do, which only its text tells from others.
     """
     if error is None:
         return False
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return named or any(sign in text for sign in _SIGNS_OF_NO_MEMORY)

@@ -81,6 +81,20 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def move_into_place(source: Path, target: Path) -> None:
+    """Give a finished file its final name, at once and for good; both must be on one file system.
+
+    Raises:
+        StorageError: It cannot be moved.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        _flush_folder(target.parent)
+    except OSError as error:
+        raise storage_error(target, error) from error
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a UTF-8 text file atomically.
 

@@ -66,6 +66,9 @@ class FindingCode(Enum):
     # NIfTI headers
     FORMS_DISAGREE = "forms-disagree"
     NO_ORIENTATION = "no-orientation"
+    # how a model was run
+    SMALLER_TILES = "smaller-tiles"
+    NO_REGION = "no-region"
 
 
 @dataclass(frozen=True)

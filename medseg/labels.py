@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from medseg.volume import Affine, Grid, Volume, smallest_unsigned
 
 BACKGROUND = 0
+AS_PLANNED = "as planned"
 _GOLDEN_RATIO = 0.618033988749895
 
 
@@ -145,10 +146,12 @@ class LabelMap:
     Attributes:
         volume: The label values; the smallest unsigned integer type that holds the largest label.
         labels: What the values mean.
+        rung: Of one that a model drew, how memory made it run; see `medseg.inference.ladder`.
     """
 
     volume: Volume
     labels: LabelSet
+    rung: str = AS_PLANNED
 
     @property
     def array(self) -> NDArray[np.integer[Any]]:

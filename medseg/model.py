@@ -24,6 +24,7 @@ from medseg.data.fingerprint import Fingerprint
 from medseg.data.preprocessing import Preprocessing
 from medseg.errors import ModelError, UsageError
 from medseg.files import sha256_of, write_text
+from medseg.inference.tiles import SlidingWindow
 from medseg.labels import LabelSet
 from medseg.networks import NETWORKS, build_network
 from medseg.networks.weights import Pretrained
@@ -31,7 +32,6 @@ from medseg.postprocess import Postprocessing
 from medseg.provenance import Provenance
 from medseg.regions import LabelScheme, Region, complete_regions, region_problems
 from medseg.tensorfile import save_tensors_by_hash
-from medseg.tiles import SlidingWindow
 
 SCHEMA_VERSION: Literal[2] = 2
 MODEL_FILE = "model.json"

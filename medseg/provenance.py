@@ -8,6 +8,20 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
+class ImportedNetwork(BaseModel):
+    """A network that other software trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    software: str = Field(description="What trained it, such as nnU-Net 2.")
+    trainer: str
+    plans: str = Field(description="Name of the plans it was trained by.")
+    configuration: str
+    fold: str
+    epoch: int = Field(description="Epochs done.")
+    checkpoint_sha256: str
+
+
 class Provenance(BaseModel):
     """Where a model comes from."""
 
@@ -21,6 +35,7 @@ class Provenance(BaseModel):
     folds: tuple[int, ...] = Field(description="That its networks were validated on, the others trained them.")
     training_cases: int = Field(description="Of one network, the most where it has several.")
     validation_dice: dict[str, float | None] = Field(description="Mean over validation cases, by label name.")
+    imported: tuple[ImportedNetwork, ...] = Field(default=(), description="Networks that medseg did not train.")
 
     @property
     def known_dice(self) -> dict[str, float]:

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.dicom.plan import Decision, plan_pile
+from medseg.dicom.plan import Decision, Plan, plan_scan
 from medseg.dicom.policy import Policies
-from medseg.dicom.read import read_stack
 from medseg.dicom.select import SeriesRules
-from medseg.dicom.stack import Stack
+from medseg.dicom.studies import SMALL_PILE, scan_studies
 from medseg.errors import DicomError, InputError, listed
 from medseg.findings import Finding
+from medseg.inference.accepted import ANY_MODALITY
+from medseg.inference.probabilities import probabilities_path
+from medseg.inference.tiles import Advance
 from medseg.model import ModelPackage
-from medseg.nifti import case_name, is_nifti, read_nifti, write_nifti
+from medseg.nifti import is_nifti, write_nifti
 from medseg.reading import nothing_taken
-from medseg.segmenter import ANY_MODALITY, Segmenter
-from medseg.tiles import Advance
-from medseg.volume import Volume
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is segmented together.
-
-    Attributes:
-        source: What the user named: a NIfTI file, or where DICOM lies.
-        files: NIfTI files, one a channel; empty for DICOM.
-        present: Which channels the files are; empty where they are all.
-        stack: The slices of a DICOM series.
-        problem: Why it cannot be segmented, where that is known before anything is read.
-    """
-
-    source: Path
-    files: tuple[Path, ...] = ()
-    stack: Stack | None = None
-    problem: InputError | None = None
-    present: tuple[bool, ...] = ()
+from medseg.segmenter import Segmenter
+from medseg.study import Study, output_name, read_study
 
 
 @dataclass(frozen=True)
@@ -56,11 +37,6 @@ class Segmentation:
     findings: tuple[Finding, ...]
 
 
-def nifti_study(files: tuple[Path, ...], present: tuple[bool, ...] = ()) -> Study:
-    """Return the study of NIfTI files, one a channel; `present` says which channels they are, all by default."""
-    return Study(files[0], files, present=present)
-
-
 def dicom_studies(
     path: Path,
     package: ModelPackage,
@@ -68,8 +44,9 @@ def dicom_studies(
     policies: Policies | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
+    small: int = SMALL_PILE,
 ) -> Iterator[Study]:
-    """Find the series of a pile of DICOM that a model can take.
+    """Find the series of a pile of DICOM that a model can take; of a large pile study by study.
 
     Args:
         path: A folder with its subfolders, a zip, a DICOMDIR or a file.
@@ -77,6 +54,7 @@ def dicom_studies(
         rules: Which series are wanted; by default the one series of each study that is of the model's modality.
         policies: What to do about irregular series.
         progress: Called with (headers read, headers).
+        small: A pile of more files is read twice, and only the headers of one study are kept at a time.
 
     Yields:
         A study for each series; one with a problem for each that is wanted and cannot be read right, and for a pile
@@ -87,22 +65,40 @@ def dicom_studies(
         remedy = "write each channel as NIfTI, CASE_0000.nii.gz and so on"
         yield Study(path, problem=InputError(path, expected=f"{channels} channels", found="DICOM", remedy=remedy))
         return
+    chosen = rules or _rules_of(package)
+    found = False
+    left: list[Decision] = []
     try:
-        plan = plan_pile(path, rules or _rules_of(package), policies, progress=progress)
+        for scan in scan_studies(path, extra=chosen.extra_tags, progress=progress, small=small):
+            plan = plan_scan(scan, chosen, policies)
+            studies = list(_wanted(path, plan.decisions, takes_several=rules is not None))
+            found = found or bool(studies)
+            left = [] if found else left + [_of_one_frame(decision) for decision in plan.decisions]
+            yield from studies
     except DicomError as error:
         yield Study(path, problem=error)
         return
+    if not found:
+        yield Study(path, problem=nothing_taken(path, Plan(tuple(left), ())))
+
+
+def _wanted(path: Path, decisions: Sequence[Decision], *, takes_several: bool) -> Iterator[Study]:
     wanted: dict[str, list[Decision]] = {}
-    for decision in plan.decisions:
+    for decision in decisions:
         if decision.is_wanted:
             wanted.setdefault(decision.series.header.study_uid, []).append(decision)
-    if not wanted:
-        yield Study(path, problem=nothing_taken(path, plan))
-    for decisions in wanted.values():
-        if rules is None and len(decisions) > 1:
-            yield Study(path, problem=_ambiguous(path, decisions))
+    for of_study in wanted.values():
+        if len(of_study) > 1 and not takes_several:
+            yield Study(path, problem=_ambiguous(path, of_study))
         else:
-            yield from (Study(path, stack=decision.stack, problem=decision.error) for decision in decisions)
+            yield from (Study(path, stack=decision.stack, problem=decision.error) for decision in of_study)
+
+
+def _of_one_frame(decision: Decision) -> Decision:
+    """Return what `nothing_taken` needs of a decision, without the headers of all its files."""
+    series = decision.series
+    frames = series.frames[:1] if series.header.series_uid else series.frames  # else its name is made of them all
+    return replace(decision, series=replace(series, frames=frames))
 
 
 def _rules_of(package: ModelPackage) -> SeriesRules:
@@ -123,35 +119,6 @@ def _ambiguous(path: Path, decisions: Sequence[Decision]) -> DicomError:
     )
 
 
-def read_study(study: Study) -> list[Volume | None]:
-    """Read the images of a study, one a channel, None for one that is missing.
-
-    Raises:
-        InputError: A file or series cannot be read right.
-    """
-    if study.problem:
-        raise study.problem
-    if study.stack:
-        return [read_stack(study.stack)]
-    files = iter(study.files)
-    return [read_nifti(next(files)) if there else None for there in study.present or [True] * len(study.files)]
-
-
-def output_name(study: Study, images: list[Volume]) -> str:
-    """Return the label map's file name: as the NIfTI input's, or by the series' hash, free of patient data."""
-    if not study.files:
-        return f"{images[0].source.replace(' ', '_')}.nii.gz"
-    return f"{study_name(study)}.nii.gz"
-
-
-def study_name(study: Study) -> str:
-    """Return a short name for messages and files: a NIfTI file's without suffix and channel number."""
-    if not study.files:
-        return f"series {study.stack.series.name}" if study.stack else study.source.name
-    name = case_name(study.files[0])
-    return re.sub(r"_\d{4}$", "", name) if len(study.files) > 1 or study.present else name
-
-
 def segment_study(
     segmenter: Segmenter,
     study: Study,
@@ -159,6 +126,7 @@ def segment_study(
     *,
     taken: Container[Path] = (),
     advance: Advance | None = None,
+    save_probabilities: bool = False,
 ) -> Segmentation:
     """Segment one study and write its label map.
 
@@ -168,6 +136,7 @@ def segment_study(
         output: A folder, or a file that ends with ``.nii`` or ``.nii.gz``.
         taken: Label maps of other studies, which are not overwritten.
         advance: Called with (tiles done, tiles in all).
+        save_probabilities: Whether they are written beside the label map.
 
     Raises:
         InputError: The study cannot be read right, is not what the model was trained on, or would overwrite the
@@ -176,7 +145,7 @@ def segment_study(
     """
     images = read_study(study)
     given = [image for image in images if image is not None]
-    target = output if is_nifti(output) else output / output_name(study, given)
+    target = output if is_nifti(output) else output / output_name(study)
     if target in taken:
         raise InputError(
             study.source,
@@ -184,7 +153,9 @@ def segment_study(
             found=f"{target.name}, which another study of this batch has made",
             remedy="segment it into another folder",
         )
-    labels = segmenter.segment(images, advance)
+    probabilities = probabilities_path(target) if save_probabilities else None
+    labels = segmenter.segment(images, advance, probabilities=probabilities)
     write_nifti(target, labels)
     volumes = {label.name: labels.volume_ml(label) for label in labels.labels}
-    return Segmentation(target, volumes, tuple(f for image in given for f in image.findings))
+    findings = [*(f for image in given for f in image.findings), *labels.volume.findings]
+    return Segmentation(target, volumes, tuple(dict.fromkeys(findings)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +15,19 @@ from medseg.data.channels import present_volumes, with_flags
 from medseg.data.coarse import one_hot
 from medseg.data.transforms import Prepared, build_transforms, prepare
 from medseg.device import Precision, autocast, memory_format, place
-from medseg.errors import InputError, ModelError
-from medseg.inference import Engine, LabelArray, label_on_grid, last_regions, winners
+from medseg.errors import ModelError
+from medseg.inference.accepted import check_images
+from medseg.inference.blocks import Sink
+from medseg.inference.labelling import Engine, LabelArray, label_on_grid, last_regions, winners
+from medseg.inference.ladder import Rung, multiple_of, rungs, segment_on_ladder
+from medseg.inference.preflight import Preflight, Work, network_shape, preflight, rungs_that_fit
+from medseg.inference.probabilities import saving_probabilities, shifted
+from medseg.inference.refinement import RefinedEngine
+from medseg.inference.scope import Scope, body_volume, cropped, filled_body, nothing_found, pasted
+from medseg.inference.tiles import Advance, Shape, SlidingWindow, TileEngine
 from medseg.labels import LabelMap
 from medseg.model import ModelPackage
-from medseg.refinement import RefinedEngine
-from medseg.tiles import Advance, Shape, SlidingWindow, TileEngine
 from medseg.volume import Grid, Volume
-
-ANY_MODALITY = "OT"  # DICOM's "other": what an import writes for a channel whose name tells nothing
 
 
 class Segmenter:
@@ -34,6 +41,9 @@ class Segmenter:
         window: Overrides the package's own tile batch, overlap and mirroring.
         coarse: The first stage of a cascade.
         channels_last: Memory order of the features.
+
+    Attributes:
+        scope: What of an image is segmented, and in how much memory; all of it by default.
     """
 
     def __init__(
@@ -54,6 +64,7 @@ class Segmenter:
         self.window = window or package.inference
         dims = package.network.spatial_dims
         self.channels_last = channels_last
+        self.scope = Scope()
         self.networks = [place(network, device, dims, channels_last=channels_last) for network in networks]
         self._transforms = build_transforms(package.preprocessing, len(package.modalities))
 
@@ -63,6 +74,7 @@ class Segmenter:
         advance: Advance | None = None,
         *,
         coarse: Volume | None = None,
+        probabilities: Path | None = None,
     ) -> LabelMap:
         """Segment one image; a cascade does it twice.
 
@@ -71,6 +83,7 @@ class Segmenter:
                 where the model was trained for that.
             advance: Called with (tiles done, tiles in all) of the stage in work.
             coarse: Of a cascade, the label map of the first stage; the first stage draws it if None.
+            probabilities: Where to write them on the image's own grid; see `medseg.inference.probabilities`.
 
         Returns:
             The label map on the image's own grid.
@@ -80,40 +93,125 @@ class Segmenter:
                 the model needs.
             GridError: The channels do not share one grid.
             ModelError: The first stage of a cascade is not there.
+            StorageError: The probabilities cannot be written.
         """
         images = [image] if isinstance(image, Volume) else list(image)
-        self._check(images)
+        check_images(images, self.package)
         first = present_volumes(images)[0]
-        native = first.grid
+        box = self.scope.roi.box(images, advance) if self.scope.roi else None
+        findings = first.findings
+        if self.scope.roi and box is None:
+            findings += (nothing_found(first.source),)
+        if box:
+            images = [image and cropped(image, box) for image in images]
+            coarse = coarse and cropped(coarse, box)
+        with saving_probabilities(probabilities, self.package, first.grid) as sink:
+            labels, rung = self._segment_within(images, advance, coarse, shifted(sink, box))
+        labels = pasted(labels, box, first.grid.shape) if box else labels
+        volume = Volume(labels, first.affine, source=first.source, findings=findings + rung.findings)
+        return LabelMap(volume, self.package.labels, rung.name)
+
+    def _segment_within(
+        self, images: Sequence[Volume | None], advance: Advance | None, coarse: Volume | None, sink: Sink | None
+    ) -> tuple[LabelArray, Rung]:
+        """Prepare images, segment them on the ladder of memory and clean the labels."""
+        native = present_volumes(images)[0].grid
         if self.package.coarse and coarse is None:
             coarse = self._first_stage().segment(images, advance).volume
-        prepared = prepare(self._transforms, images, coarse=coarse)
-        labels = self.segment_prepared(prepared, native, advance)
-        labels = self.package.postprocessing.clean(labels, self.package.labels)
-        volume = Volume(labels, native.affine, source=first.source, findings=first.findings)
-        return LabelMap(volume, self.package.labels)
+        body = body_volume(images, self.package.modalities) if self.scope.skip_air else None
+        prepared = prepare(self._transforms, images, label=body, coarse=coarse)
 
-    def segment_prepared(self, prepared: Prepared, native: Grid, advance: Advance | None = None) -> LabelArray:
+        def attempt(rung: Rung) -> LabelArray:
+            with self._moved(rung.device):
+                return self.segment_prepared(prepared, native, advance, rung=rung, sink=sink)
+
+        labels, rung = segment_on_ladder(attempt, self.rungs(prepared.grid.shape, native.shape))
+        return self.package.postprocessing.clean(labels, self.package.labels), rung
+
+    def rungs(self, shape: Shape, native: Shape) -> list[Rung]:
+        """Return the ways to segment an image, from the first that fits the memory allowed.
+
+        Args:
+            shape: Of the image as the network sees it.
+            native: Of the grid that labels are wanted on.
+
+        Raises:
+            OutOfMemoryError: None fits.
+        """
+        steps = rungs(self.engine(), multiple_of(self.networks, self.package.network.spatial_dims))
+        if self.scope.memory_bytes is None:
+            return steps
+        return rungs_that_fit(steps, self.package, shape, native, self.scope.memory_bytes)
+
+    def preflight(self, native: Grid, image_bytes: int = 4) -> Preflight:
+        """Return what the whole of an image would take in memory and time; nothing of it is allocated.
+
+        Args:
+            native: Grid of the image.
+            image_bytes: Of a voxel of it.
+        """
+        work = Work(native.shape, network_shape(self.package.preprocessing, native), image_bytes)
+        steps = rungs(self.engine(), multiple_of(self.networks, self.package.network.spatial_dims))
+        return preflight(
+            work,
+            self.package,
+            steps,
+            self.window,
+            networks=len(self.networks),
+            memory_bytes=self.scope.memory_bytes,
+            precision=self.precision,
+        )
+
+    @contextmanager
+    def _moved(self, device: torch.device) -> Iterator[None]:
+        """Have the networks on another device for a while."""
+        home, dims = self.device, self.package.network.spatial_dims
+        if device == home:
+            yield
+            return
+        try:
+            self.device = device
+            self.networks = [place(n, device, dims, channels_last=self.channels_last) for n in self.networks]
+            yield
+        finally:
+            self.device = home
+            self.networks = [place(n, home, dims, channels_last=self.channels_last) for n in self.networks]
+
+    def segment_prepared(
+        self,
+        prepared: Prepared,
+        native: Grid,
+        advance: Advance | None = None,
+        *,
+        rung: Rung | None = None,
+        sink: Sink | None = None,
+    ) -> LabelArray:
         """Segment an image that is preprocessed already, without the largest component of labels.
 
         Args:
             prepared: The image as the network sees it.
             native: The grid that labels are wanted on.
             advance: Called with (tiles done, tiles in all).
+            rung: How to run the sliding window; as planned by default.
+            sink: Takes all logits on the native grid, block by block; see `medseg.inference.label_on_grid`.
 
         Returns:
             Label values of the native shape.
         """
         for network in self.networks:
             network.eval()
+        engine = self.engine(prepared.present, prepared.coarse)
+        if self.scope.skip_air and prepared.label is not None:
+            engine = replace(engine, body=filled_body(prepared.label))
         with torch.inference_mode():
             return label_on_grid(
-                self._refined(self.engine(prepared.present, prepared.coarse), prepared),
+                self._refined(rung.applied(engine) if rung else engine, prepared),
                 prepared,
                 native,
                 self.package.scheme.drawn_values,
                 advance,
                 choose=last_regions if self.package.regions else winners,
+                sink=sink,
             )
 
     def engine(self, present: Sequence[bool] | None = None, coarse: Tensor | None = None) -> TileEngine:
@@ -132,15 +230,22 @@ class Segmenter:
         network = self.package.network
         predict = partial(self._predict, present=present)
         behind = coarse[None] if coarse is not None and self.package.coarse else None
-        return TileEngine(predict, tile, self.window, network.spatial_dims, network.slices, self.device, behind)
+        return TileEngine(
+            predict,
+            tile,
+            self.window,
+            network.spatial_dims,
+            network.slices,
+            self.device,
+            behind,
+            regions=bool(self.package.regions),
+        )
 
     def _first_stage(self) -> Segmenter:
         if self.coarse is None:
+            remedy = "load the package with medseg.load_model, or give the first stage's label map"
             raise ModelError(
-                self.package.name,
-                expected="the first stage of the cascade",
-                found="none",
-                remedy="load the package with medseg.load_model, or give the first stage's label map",
+                self.package.name, expected="the first stage of the cascade", found="none", remedy=remedy
             )
         return self.coarse
 
@@ -165,37 +270,4 @@ class Segmenter:
             logits: Tensor = self.networks[0](tiles).float()
             for network in self.networks[1:]:
                 logits += network(tiles).float()
-        return logits / len(self.networks)
-
-    def _check(self, images: Sequence[Volume | None]) -> None:
-        given = [volume for volume in images if volume is not None]
-        source = given[0].source if given else "input"
-        if len(images) != len(self.package.modalities):
-            raise InputError(
-                source,
-                expected=f"{len(self.package.modalities)} channel(s): {', '.join(self.package.modalities)}",
-                found=f"{len(images)} volume(s)",
-                remedy="give one volume for each channel of the model",
-            )
-        if not given or (len(given) < len(images) and not self.package.preprocessing.channel_flags):
-            raise InputError(
-                source,
-                expected="every channel that the model was trained on" if given else "at least one channel",
-                found=f"{len(given)} of {len(images)}",
-                remedy="give the missing ones, or train a model with preprocessing.channel_flags",
-            )
-        if self.package.network.spatial_dims == 3 and min(given[0].grid.shape) == 1:
-            raise InputError(
-                source,
-                expected="a volume, as this 3-D model needs",
-                found="a single slice",
-                remedy="choose a 2-D model, or a series with more slices",
-            )
-        for volume, modality in zip(images, self.package.modalities, strict=True):
-            if volume is not None and modality != ANY_MODALITY and volume.modality not in (None, modality):
-                raise InputError(
-                    volume.source,
-                    expected=f"a {modality} image, as the model was trained on",
-                    found=str(volume.modality),
-                    remedy="choose a model for this modality",
-                )
+        return logits if len(self.networks) == 1 else logits.div_(len(self.networks))

@@ -12,9 +12,9 @@ LAYERS = {
     1: ["cli", "__main__"],
     2: ["train", "segment", "batch", "evaluate", "report", "selection"],
     3: [
-        "config", "model", "segmenter", "loading", "inference", "tiles", "tensorfile", "data", "networks", "dicom",
-        "nifti", "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files", "device",
-        "refinement", "environment", "plan", "provenance", "ensemble",
+        "config", "model", "segmenter", "loading", "inference", "tensorfile", "data", "networks", "dicom", "nifti",
+        "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files", "device", "environment",
+        "plan", "provenance", "ensemble", "study", "nnunet",
     ],
     4: ["crf", "losses", "metrics", "postprocess", "scores", "bootstrap"],
     5: ["labels", "regions", "volume", "findings", "files", "yamlfile", "registry", "threads", "extras"],

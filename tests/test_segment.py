@@ -10,7 +10,7 @@ from medseg.batch import segment_all
 from medseg.dicom.write import write_series
 from medseg.errors import DeviceError, GridError, InputError, UsageError
 from medseg.nifti import read_nifti, write_nifti
-from medseg.segment import nifti_study
+from medseg.study import nifti_study
 from medseg.volume import Volume
 from tests.builders import save_tiny_model, tiny_case, tiny_package
 from tests.dicom.one import read_folder
@@ -250,11 +250,11 @@ def test_a_study_that_does_not_fit_into_memory_stops_no_other(model, image, tmp_
     segmenter = medseg.load_model(model)
     real, calls = segmenter.segment, []
 
-    def first_fails(*arguments):
+    def first_fails(*arguments, **options):
         calls.append(1)
         if len(calls) == 1:
             raise error
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(segmenter, "segment", first_fails)
     outcomes = segment_all(segmenter, find_studies([tmp_path / "in"]), tmp_path / "out")
@@ -270,7 +270,7 @@ def test_a_model_of_any_modality_takes_any(image, tmp_path):
 
 def test_an_oblique_series_with_rounded_tags_stays_on_the_separable_path():
     from medseg.data.resample import GridMap
-    from medseg.data.transforms import spaced_grid
+    from medseg.data.spacing import spaced_grid
     from medseg.volume import Grid
 
     rng = np.random.default_rng(0)

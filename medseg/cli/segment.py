@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medseg.cli.batching import (
+    FEW,
+    Batch,
+    FromFile,
+    InProcess,
+    Resume,
+    Retries,
+    TimeLimit,
+    has_ledger,
+)
+from medseg.cli.batchview import ScanBar
+from medseg.cli.clustering import ClusterAddress
 from medseg.cli.console import console, errors, progress_bar
+from medseg.cli.dryrun import DryRun, Memory, RoiFrom, RoiLabels, RoiMargin, SkipAir, print_dry_run
 from medseg.cli.policies import (
     OnDamaged,
     OnDuplicate,
@@ -21,26 +35,28 @@ from medseg.cli.policies import (
     OnTilt,
     rules_and_policies,
 )
+from medseg.cli.train import parse_time
 from medseg.errors import NOTHING_DONE, SOME_FAILED, MedsegError, UsageError
 
 if TYPE_CHECKING:
-    from medseg.batch import Outcome
-    from medseg.dicom.policy import Policies
-    from medseg.dicom.select import SeriesRules
-    from medseg.model import ModelPackage
-    from medseg.segment import Study
+    from medseg.batch.direct import Outcome
+    from medseg.loading import InferenceOptions
+    from medseg.study import Study
 
 _MOST_TABLES = 3
 
 
 def segment(
+    ctx: typer.Context,
+    *,
     inputs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="NIfTI files, folders of NIfTI files, or DICOM: folders with subfolders, zips, DICOMDIRs.",
             readable=False,
+            show_default=False,
         ),
-    ],
+    ] = None,
     model: Annotated[Path, typer.Option("--model", "-m", help="Model package, or the run folder that holds it.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the label maps; a .nii.gz file for one input.")
@@ -57,6 +73,25 @@ def segment(
         bool | None,
         typer.Option("--mirror/--no-mirror", help="Test-time mirroring along the model's axes; on by default."),
     ] = None,
+    memory: Memory = None,
+    skip_air: SkipAir = False,
+    roi_from: RoiFrom = None,
+    roi_labels: RoiLabels = None,
+    roi_margin: RoiMargin = 20.0,
+    save_probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--save-probabilities",
+            help="Of every class, float16 on the image's own grid: NAME.probabilities.h5 beside the label map.",
+        ),
+    ] = False,
+    dry_run: DryRun = False,
+    from_file: FromFile = None,
+    resume: Resume = True,
+    time_limit: TimeLimit = None,
+    retries: Retries = 2,
+    in_process: InProcess = None,
+    cluster: ClusterAddress = None,
     on_tilt: OnTilt = None,
     on_irregular: OnIrregular = None,
     on_missing_slice: OnMissingSlice = None,
@@ -71,18 +106,31 @@ def segment(
 
     Of DICOM the one series a study is taken that is of the model's modality; where several are, a recipe chooses.
 
+    From 3 studies on, or with --from-file, OUTPUT/ledger.sqlite keeps what became of each: the same command goes on
+    where it was interrupted, however it was. See medseg batch status OUTPUT, and OUTPUT/batch.html at the end.
+
     Example: [bold]medseg segment --model runs/liver CT_FOLDER scan.nii.gz -o masks[/bold]
     """
-    from medseg.batch import segment_all
+    from medseg.batch.find import given_inputs, iterate_studies
     from medseg.files import make_folder
-    from medseg.loading import load_model
+    from medseg.loading import InferenceOptions
+    from medseg.model import load_package
     from medseg.nifti import is_nifti
 
     if overlap is not None and not 0 <= overlap <= 0.9:
         raise UsageError("--overlap", expected="a share from 0 to 0.9", found=f"{overlap}", remedy="try 0.5")
     make_folder(output.parent if is_nifti(output) else output)
-    axes = () if mirror is False else None
-    segmenter = load_model(model, device, overlap=overlap, mirror_axes=axes)
+    options = InferenceOptions(
+        device,
+        overlap=overlap,
+        mirror_axes=() if mirror is False else None,
+        memory=memory,
+        skip_air=skip_air,
+        roi_from=roi_from,
+        roi_labels=tuple(roi_labels.split(",")) if roi_labels else (),
+        roi_margin_mm=roi_margin,
+        save_probabilities=save_probabilities,
+    )
     rules, policies = rules_and_policies(
         recipe,
         gantry_tilt=on_tilt,
@@ -93,7 +141,45 @@ def segment(
         four_dimensional=on_four_dimensional,
         no_rescale=on_no_rescale,
     )
-    studies = _find(inputs, segmenter.package, rules, policies)
+    scanned = ScanBar()
+    paths = given_inputs(inputs or (), from_file)
+    studies = iterate_studies(paths, load_package(model), rules, policies, progress=scanned)
+    if dry_run:
+        _dry_run(model, options, studies)
+        return
+    if cluster and (is_nifti(output) or in_process is not None):
+        raise _not_with_cluster()
+    limit_s = parse_time(time_limit, "--time-limit") if time_limit else None
+    first = list(islice(studies, FEW))
+    if is_nifti(output) or (len(first) < FEW and not (from_file or cluster or has_ledger(output))):
+        few = [*first, *studies]
+        scanned.stop()
+        raise typer.Exit(_segment_few(model, options, few, output))
+    batch = Batch(model, output, options, policies, retries, limit_s, in_process, cluster)
+    raise typer.Exit(batch.run(chain(first, studies), ctx.params, again=not resume, found=scanned.stop))
+
+
+def _not_with_cluster() -> UsageError:
+    return UsageError(
+        "--cluster",
+        expected="a folder as -o, and neither --in-process nor --processes",
+        found="one of these",
+        remedy="leave it out",
+    )
+
+
+def _dry_run(model: Path, options: InferenceOptions, studies: Iterable[Study]) -> None:
+    from medseg.loading import load_segmenter
+
+    print_dry_run(load_segmenter(model, options), studies)
+
+
+def _segment_few(model: Path, options: InferenceOptions, studies: Sequence[Study], output: Path) -> int:
+    """Segment studies one after the other, without a ledger; return the exit status."""
+    from medseg.batch.direct import segment_all
+    from medseg.loading import load_segmenter
+
+    segmenter = load_segmenter(model, options)
     with progress_bar() as progress:
         overall = progress.add_task("studies", total=len(studies), note="")
         tiles = progress.add_task("tiles", total=None, note="")
@@ -109,26 +195,13 @@ def segment(
             output,
             tiles=lambda done, total: progress.update(tiles, completed=done, total=total),
             finished=finished,
+            save_probabilities=options.save_probabilities,
         )
     print_outcomes(outcomes)
     problems = [outcome.error for outcome in outcomes if outcome.error]
     if len(problems) < len(outcomes):
-        raise typer.Exit(SOME_FAILED if problems else 0)
-    raise typer.Exit(problems[0].exit_status if len(problems) == 1 else NOTHING_DONE)
-
-
-def _find(
-    inputs: Sequence[Path], package: ModelPackage, rules: SeriesRules | None, policies: Policies
-) -> list[Study]:
-    from medseg.batch import find_studies
-
-    with progress_bar() as progress:
-        task = progress.add_task("DICOM headers", total=None, note="", visible=False)
-
-        def scanned(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
-
-        return find_studies(inputs, package, rules, policies, progress=scanned)
+        return SOME_FAILED if problems else 0
+    return problems[0].exit_status if len(problems) == 1 else NOTHING_DONE
 
 
 def refusal(source: Path, error: MedsegError) -> str:

@@ -241,8 +241,8 @@ def _figure(value: float, decimals: int) -> str:
     return "NaN" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
-def parse_time(text: str) -> float:
-    """Return the seconds of a time such as ``90s``, ``20min`` or ``1.5h``.
+def parse_time(text: str, option: str = "--budget") -> float:
+    """Return the seconds of a time such as ``90s``, ``20min`` or ``1.5h``, given as an option.
 
     Raises:
         UsageError: It is none.
@@ -250,6 +250,6 @@ def parse_time(text: str) -> float:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|h)\s*", text)
     if not match or float(match[1]) == 0:
         raise UsageError(
-            "--budget", expected="a time such as 90s, 20min or 1.5h", found=f"'{text}'", remedy="write it so"
+            option, expected="a time such as 90s, 20min or 1.5h", found=f"'{text}'", remedy="write it so"
         )
     return float(match[1]) * _UNITS[match[2]]

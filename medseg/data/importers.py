@@ -137,7 +137,7 @@ def _manifest(found: FoundDataset, options: ImportOptions, progress: Progress | 
             name=options.name or found.name,
             description=found.description,
             license=found.license,
-            channels=tuple(Channel(name=name, modality=_modality(name)) for name in found.channels),
+            channels=tuple(Channel(name=name, modality=modality_of(name)) for name in found.channels),
             labels=LabelSet.from_names(found.labels),
             cases=tuple(_checksummed(found, patients, progress)),
             regions=found.regions,
@@ -175,7 +175,7 @@ def _patients(cases: Sequence[str], pattern: str | None) -> dict[str, str]:
     return groups
 
 
-def _modality(channel: str) -> Modality:
+def modality_of(channel: str) -> Modality:
     """Guess how an image was made from the name of its channel; `Modality.OTHER` where it says nothing."""
     for names, modality in _MODALITIES:
         if re.search(rf"(?<![a-z])({names})(?![a-z])", channel, re.IGNORECASE):

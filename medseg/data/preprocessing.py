@@ -47,15 +47,75 @@ class ZScoreIntensity(BaseModel):
 
     kind: Literal["zscore"]
     nonzero: bool = Field(default=False, description="Measure and change non-zero voxels only.")
+    filled: bool = Field(
+        default=False,
+        description="Measure and change only voxels that are non-zero in any channel, and the holes among them, as "
+        "nnU-Net's use_mask_for_norm does; takes the place of nonzero.",
+    )
 
 
-Intensity = Annotated[CTIntensity | ZScoreIntensity, Field(discriminator="kind")]
+class UnitIntensity(BaseModel):
+    """Subtract each image's smallest value, then divide by the largest: 0 to 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["unit"]
+
+
+class RGBIntensity(BaseModel):
+    """Divide values of 0 to 255 by 255."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["rgb"]
+
+
+class PlainIntensity(BaseModel):
+    """Leave values as they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["plain"]
+
+
+Intensity = CTIntensity | ZScoreIntensity | UnitIntensity | RGBIntensity | PlainIntensity
+
+
+class Spline(BaseModel):
+    """Resample normalised images by cubic splines, as nnU-Net does.
+
+    The network's grid has the outer faces of the image's own, and ``round(n * old / new)`` voxels along an axis;
+    its spacing is therefore not exactly the one asked for. Images are cropped and normalised first. Values stay
+    within those of the image; see `medseg.data.spline`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    separate: bool | None = Field(
+        default=None,
+        description="Take the nearest plane along the one axis of the largest spacing and interpolate in planes "
+        "only, images and logits: always, never, or, if unset, where that spacing is over 3 times the smallest.",
+    )
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes what a network sees: RAS, cropped, resampled, normalised; in this order."""
+    """How an image becomes what a network sees: RAS, cropped, resampled, normalised; in this order.
+
+    With `spline` it is normalised before it is resampled.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    orientation: Literal["RAS", "stored"] = Field(
+        default="RAS",
+        description="How axes lie before anything else: turned to R, A, S, or as they are stored. Stored DICOM "
+        "is i along a row, j along a column, k along the stack of slices.",
+    )
+    axes: tuple[int, int, int] = Field(
+        default=(0, 1, 2),
+        description="Which axis of the image, once oriented, each axis of the network is. What is given an axis "
+        "here, such as spacing, tiles and mirroring, counts the network's.",
+    )
 
     spacing_mm: tuple[AxisSpacing, AxisSpacing, AxisSpacing] | None = Field(
         default=None,
@@ -67,7 +127,13 @@ class Preprocessing(BaseModel):
         description="Crop to the box of voxels above this value (0 for MR, -500 for CT); no crop if unset. "
         "What lies outside the box is background.",
     )
-    intensity: tuple[Intensity, ...] = Field(
+    crop_nonzero: bool = Field(
+        default=False, description="Crop to the box of voxels that are not zero in any channel, in its place."
+    )
+    spline: Spline | None = Field(
+        default=None, description="Resample by cubic splines, as nnU-Net; linearly if unset."
+    )
+    intensity: tuple[Annotated[Intensity, Field(discriminator="kind")], ...] = Field(
         min_length=1, description="One entry for each channel, or one for all of them."
     )
 
@@ -83,6 +149,19 @@ class Preprocessing(BaseModel):
         "which is 1 where the first stage drew it. Filled in from data.coarse.",
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Preprocessing:
+        if sorted(self.axes) != [0, 1, 2]:
+            raise ValueError(f"axes must name 0, 1 and 2 once each, found {list(self.axes)}")
+        if self.crop_nonzero and self.crop_above is not None:
+            raise ValueError("crop_above and crop_nonzero are two crops: give one")
+        return self
+
+    @property
+    def crops(self) -> bool:
+        """Whether images are cropped to what is in them."""
+        return self.crop_nonzero or self.crop_above is not None
+
     def network_channels(self, channels: int) -> int:
         """Return how many channels the network sees of `channels` images.
 
@@ -90,7 +169,7 @@ class Preprocessing(BaseModel):
         """
         return (2 * channels if self.channel_flags else channels) + len(self.coarse_labels)
 
-    def for_channels(self, channels: int) -> tuple[CTIntensity | ZScoreIntensity, ...]:
+    def for_channels(self, channels: int) -> tuple[Intensity, ...]:
         """Return one intensity rule for each of `channels` channels.
 
         Raises:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from medseg.volume import Affine, Grid
 
@@ -160,13 +160,32 @@ class _Taps:
 
 
 def _taps(coordinates: Coordinates, size: int, nearest: bool, like: Tensor) -> _Taps:
+    low, weight = neighbours(coordinates, size, nearest=nearest)
+    is_identity = weight is None and np.array_equal(low, np.arange(size))
+    weights = None if weight is None else torch.from_numpy(weight).to(like)
+    return _Taps(torch.from_numpy(low).to(like.device), weights, is_identity)
+
+
+def neighbours(
+    coordinates: Coordinates, size: int, *, nearest: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+    """Return which one or two indices of an axis each coordinate is made of.
+
+    Args:
+        coordinates: Along an axis; those outside are moved to its first or last index.
+        size: Of the axis.
+        nearest: Take the nearest index; half-way goes to the even one.
+
+    Returns:
+        The lower index of each coordinate, and the weight of the next one, 0 to 1; None in place of the weights
+        where one index is enough: nearest, or all coordinates are integers to 1e-5.
+    """
     inside = np.clip(coordinates, 0, size - 1)
     whole = np.rint(inside).astype(np.int64) if nearest else nearest_integers(inside)
     if whole is not None:
-        is_identity = np.array_equal(whole, np.arange(size))
-        return _Taps(torch.from_numpy(whole).to(like.device), None, is_identity)
+        return whole, None
     low = np.minimum(inside.astype(np.int64), size - 2)
-    return _Taps(torch.from_numpy(low).to(like.device), torch.from_numpy(inside - low).to(like), False)
+    return low, inside - low
 
 
 def _resample_channel(x: Tensor, outer: _Taps, inner: list[_Taps], out: Tensor) -> None:
@@ -212,6 +231,8 @@ def plane_coordinates(matrix: Affine, shape: tuple[int, int, int], k: int) -> ND
 def sample_points(x: Tensor, points: NDArray[np.float64], *, nearest: bool = False) -> Tensor:
     """Sample channels at any points, trilinearly or nearest; outside the border value is taken.
 
+    Coordinates are kept in float64 up to the weights, so that a point of a long axis is not moved.
+
     Args:
         x: (C, i, j, k).
         points: (n, 3) coordinates in voxels of `x`.
@@ -220,14 +241,17 @@ def sample_points(x: Tensor, points: NDArray[np.float64], *, nearest: bool = Fal
     Returns:
         (C, n), of the type of `x`.
     """
-    size = np.array(x.shape[1:], dtype=np.float64)
-    normalised = (2 * points + 1) / size - 1  # align_corners=False: -1 is the outer face of the first voxel
-    grid = torch.from_numpy(normalised[:, ::-1].astype(np.float32))[None, :, None, None]  # (1, n, 1, 1, 3)
-    values = F.grid_sample(
-        x[None].to(torch.float32),
-        grid.to(x.device),
-        mode="nearest" if nearest else "bilinear",
-        padding_mode="border",
-        align_corners=False,
+    low, weight = zip(
+        *(neighbours(points[:, axis], x.shape[axis + 1], nearest=nearest) for axis in range(3)), strict=True
     )
-    return values[0, :, :, 0, 0].to(x.dtype)
+    total: Tensor | None = None
+    for corner in product(*((0,) if w is None else (0, 1) for w in weight)):
+        index = [torch.from_numpy(at + step).to(x.device) for at, step in zip(low, corner, strict=True)]
+        values = x[:, index[0], index[1], index[2]]
+        shares = [w if step else 1 - w for w, step in zip(weight, corner, strict=True) if w is not None]
+        if shares:
+            values = values * torch.from_numpy(np.prod(shares, axis=0)).to(values)
+        total = values if total is None else total.add_(values)
+    if total is None:
+        raise ValueError("a point has at least one corner")
+    return total

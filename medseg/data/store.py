@@ -95,7 +95,7 @@ def build_store(
     stored = [builder.target(case) for case in cases]
     missing = [case for case, target in zip(cases, stored, strict=True) if not target.is_whole]
     needed = builder.bytes_of(missing)
-    if preprocessing.crop_above is None:
+    if not preprocessing.crops:
         require_space(folder, needed, len(missing))
     elif missing:  # the first case shows what the crop leaves
         builder.build(missing[0])

@@ -6,29 +6,26 @@ cascade (one each, optional). Nothing is lazy: MONAI's lazy resampling interpola
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, MapTransform, Orientationd
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.data.channels import present_volumes
-from medseg.data.preprocessing import CTIntensity, Preprocessing, ZScoreIntensity
-from medseg.data.resample import GridMap, resample
+from medseg.data.normalize import normalize
+from medseg.data.preprocessing import Intensity, Preprocessing
+from medseg.data.spacing import IMAGE, NEAREST_AXIS, Data, ExactSpacingd, SplineSpacingd, grid_of, placed
 from medseg.errors import InputError, MedsegError, is_out_of_memory
-from medseg.volume import MAX_VOXELS, Affine, Grid, Volume, require_same_grid
+from medseg.volume import Grid, Volume, require_same_grid
 
-IMAGE, LABEL, COARSE = "image", "label", "coarse"
+LABEL, COARSE = "label", "coarse"
 _RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
-_SMALLEST_STD = 1e-8
 _KEEP_SPACING = ("keep", "keep", "keep")
-
-Data = Mapping[Hashable, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +39,8 @@ class Prepared:
         grid: Where the voxels lie in the patient.
         present: Which channels the case has; None where it has all.
         coarse: Label values (i, j, k) of the first stage of a cascade, on the same grid.
+        nearest_axis: Axis along which logits are taken from the nearest plane on their way to the image's own grid;
+            None where all axes are interpolated.
     """
 
     image: Tensor
@@ -49,6 +48,7 @@ class Prepared:
     label: Tensor | None = None
     present: tuple[bool, ...] | None = None
     coarse: Tensor | None = None
+    nearest_axis: int | None = None
 
 
 class StackVolumesd(MapTransform):  # type: ignore[misc]
@@ -63,35 +63,30 @@ class StackVolumesd(MapTransform):  # type: ignore[misc]
         first: Volume = data[IMAGE][0]
         for key in self.key_iterator(out):
             volumes: Sequence[Volume] = data[key]
-            out[key] = _placed(_stack(volumes, is_label=key != IMAGE), first.grid)
+            out[key] = placed(_stack(volumes, is_label=key != IMAGE), first.grid)
         return out
 
 
-class ExactSpacingd(MapTransform):  # type: ignore[misc]
-    """Resample to a spacing: linear for images, nearest for labels; equals MONAI's ``Spacingd`` to 1e-5.
-
-    The first voxel's centre stays where it is, a size is ``round((n - 1) * old / new + 1)``. A sheared grid
-    becomes one with right angles.
+class PermuteAxesd(MapTransform):  # type: ignore[misc]
+    """Put the axes in the network's order, without moving a voxel in the patient.
 
     Args:
         keys: Which entries.
-        spacing_mm: Along i, j, k; ``keep`` leaves an axis as it is.
+        axes: The present axis of each new one.
     """
 
-    def __init__(self, keys: Sequence[str], spacing_mm: Sequence[float | str]) -> None:
+    def __init__(self, keys: Sequence[str], axes: Sequence[int]) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.spacing_mm = tuple(spacing_mm)
+        self.axes = tuple(axes)
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
-        """Resample every key."""
+        """Permute every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            x = out[key]
-            source = grid_of(x)
-            target = spaced_grid(source, self.spacing_mm)
-            if source.difference(target, tolerance_mm=0.0) is not None:
-                values = resample(x.as_tensor(), GridMap(source, target), nearest=key != IMAGE)
-                out[key] = _placed(values, target)
+            affine = grid_of(out[key]).affine.copy()
+            affine[:, :3] = affine[:, self.axes]
+            x = out[key].as_tensor().permute(0, *(axis + 1 for axis in self.axes))
+            out[key] = placed(x, Grid((x.shape[1], x.shape[2], x.shape[3]), affine))
         return out
 
 
@@ -103,7 +98,7 @@ class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
         rules: One a channel, complete.
     """
 
-    def __init__(self, keys: Sequence[str], rules: Sequence[CTIntensity | ZScoreIntensity]) -> None:
+    def __init__(self, keys: Sequence[str], rules: Sequence[Intensity]) -> None:
         super().__init__(keys)
         self.rules = tuple(rules)
 
@@ -111,11 +106,7 @@ class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
         """Normalise every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            for channel, rule in zip(out[key].as_tensor(), self.rules, strict=True):
-                if isinstance(rule, CTIntensity):
-                    _normalize_ct(channel, rule)
-                else:
-                    _normalize_zscore(channel, rule)
+            normalize(out[key].as_tensor(), self.rules)
         return out
 
 
@@ -127,23 +118,22 @@ def build_transforms(preprocessing: Preprocessing, channels: int) -> Callable[[D
         channels: Number of image channels.
     """
     keys = (IMAGE, LABEL, COARSE)
-    steps: list[Any] = [
-        StackVolumesd(keys, allow_missing_keys=True),
-        Orientationd(keys, axcodes="RAS", labels=_RAS_LABELS, allow_missing_keys=True),
-    ]
-    threshold = preprocessing.crop_above
-    if threshold is not None:
+    steps: list[Any] = [StackVolumesd(keys, allow_missing_keys=True)]
+    if preprocessing.orientation == "RAS":
+        steps.append(Orientationd(keys, axcodes="RAS", labels=_RAS_LABELS, allow_missing_keys=True))
+    if preprocessing.axes != (0, 1, 2):
+        steps.append(PermuteAxesd(keys, preprocessing.axes))
+    if preprocessing.crops:
+        select = partial(_foreground, above=preprocessing.crop_above)
         steps.append(
-            CropForegroundd(
-                keys,
-                source_key=IMAGE,
-                select_fn=lambda image: _above(image, threshold),
-                allow_smaller=True,
-                allow_missing_keys=True,
-            )
+            CropForegroundd(keys, source_key=IMAGE, select_fn=select, allow_smaller=True, allow_missing_keys=True)
         )
-    steps.append(ExactSpacingd(keys, preprocessing.spacing_mm or _KEEP_SPACING))
-    steps.append(NormalizeChannelsd((IMAGE,), preprocessing.for_channels(channels)))
+    spacing = preprocessing.spacing_mm or _KEEP_SPACING
+    normalization = NormalizeChannelsd((IMAGE,), preprocessing.for_channels(channels))
+    if preprocessing.spline is None:
+        steps += [ExactSpacingd(keys, spacing), normalization]
+    else:
+        steps += [normalization, SplineSpacingd(keys, spacing, preprocessing.spline)]
     return Compose(steps)  # type: ignore[no-any-return]
 
 
@@ -186,7 +176,8 @@ def prepare(
         if not there:
             channel.zero_()
     which = None if all(present) else present
-    return Prepared(image.as_tensor(), grid_of(image), drawn.get(LABEL), which, drawn.get(COARSE))
+    nearest_axis = out.get(NEAREST_AXIS)
+    return Prepared(image.as_tensor(), grid_of(image), drawn.get(LABEL), which, drawn.get(COARSE), nearest_axis)
 
 
 def check_same_grid(first: Volume, other: Volume) -> None:
@@ -210,59 +201,10 @@ def _check_finite(volume: Volume) -> None:
         )
 
 
-def spaced_grid(source: Grid, spacing_mm: Sequence[float | str]) -> Grid:
-    """Return the right-angled grid of a spacing that covers `source` from its first voxel's centre.
-
-    Args:
-        source: Any grid.
-        spacing_mm: Along i, j, k; ``keep`` keeps the source's own.
-
-    Raises:
-        InputError: It would have more than 2^31 voxels.
-    """
-    old = np.array(source.spacing_mm)
-    new = np.array([o if isinstance(s, str) else float(s) for o, s in zip(old, spacing_mm, strict=True)])
-    affine = source.affine.copy()
-    affine[:3, :3] = _right_angled(source.affine[:3, :3]) * new
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in source.shape], indexing="ij")).reshape(3, -1).T
-    in_target = Grid((1, 1, 1), affine).index(source.world(corners))
-    if source.is_sheared:
-        affine[:3, 3] += affine[:3, :3] @ in_target.min(axis=0)
-    i, j, k = (int(size) for size in np.rint(np.ptp(in_target, axis=0) + 1))
-    if i * j * k > MAX_VOXELS:
-        raise InputError(
-            f"spacing {_rounded(old)} mm",
-            expected=f"at most {MAX_VOXELS} voxels at the network's spacing of {_rounded(new)} mm",
-            found=f"{i} x {j} x {k}",
-            remedy="check the unit of the voxel size; millimetres are meant",
-        )
-    return Grid((i, j, k), affine)
-
-
-def grid_of(x: MetaTensor) -> Grid:
-    """Return the grid of a (C, i, j, k) `MetaTensor`."""
-    i, j, k = x.shape[1:]
-    return Grid((i, j, k), np.asarray(x.affine, dtype=np.float64))
-
-
-def _rounded(values: NDArray[np.float64]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
-
-
-def _placed(x: Tensor, grid: Grid) -> MetaTensor:
-    return MetaTensor(x, affine=torch.from_numpy(grid.affine.copy()))
-
-
-def _right_angled(axes: Affine) -> Affine:
-    """Return unit axes at right angles: the first kept, the others turned least (Gram-Schmidt)."""
-    rotation, triangle = np.linalg.qr(axes)
-    return np.asarray(rotation * np.sign(np.diag(triangle)))
-
-
-def _above(image: Tensor, threshold: float) -> Tensor:
-    """Return which voxels to crop to: all of them where none is above the threshold."""
-    above = image > threshold
-    return above if above.any() else torch.ones_like(above)
+def _foreground(image: Tensor, above: float | None) -> Tensor:
+    """Return which voxels to crop to: those that are not 0 or that are above a number; all where there are none."""
+    chosen = image != 0 if above is None else image > above
+    return chosen if chosen.any() else torch.ones_like(chosen)
 
 
 def _stack(volumes: Sequence[Volume], *, is_label: bool) -> Tensor:
@@ -273,19 +215,3 @@ def _stack(volumes: Sequence[Volume], *, is_label: bool) -> Tensor:
     if len(volumes) == 1:
         return torch.from_numpy(volumes[0].array.astype(np.float32, order="K"))[None]
     return torch.stack([torch.from_numpy(v.array.astype(np.float32, order="K")) for v in volumes])
-
-
-def _normalize_ct(channel: Tensor, rule: CTIntensity) -> None:
-    if rule.clip_hu is None or rule.mean_hu is None or rule.std_hu is None:
-        raise ValueError("the CT intensity rule is not complete; see Preprocessing.completed")
-    channel.clamp_(*rule.clip_hu).sub_(rule.mean_hu).div_(rule.std_hu)
-
-
-def _normalize_zscore(channel: Tensor, rule: ZScoreIntensity) -> None:
-    values = channel[channel != 0] if rule.nonzero else channel
-    if values.numel() == 0:
-        return
-    mean, std = values.mean(dtype=torch.float64), values.to(torch.float64).std(correction=0)
-    scale = std if std > _SMALLEST_STD else torch.ones_like(std)
-    normalised = channel.sub(mean.to(channel)).div_(scale.to(channel))
-    channel.copy_(torch.where(channel != 0, normalised, channel) if rule.nonzero else normalised)

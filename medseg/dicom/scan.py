@@ -23,7 +23,7 @@ from medseg.dicom.values import distinct
 from medseg.findings import Finding, FindingCode
 
 Progress = Callable[[int, int], None]
-_Key = tuple[str, ...]
+Key = tuple[str, ...]
 
 _MOST_THREADS = 8
 _FILES_A_TASK = 64
@@ -75,23 +75,43 @@ def scan_pile(path: Path, *, extra: frozenset[int] = frozenset(), progress: Prog
         DicomError: There is no such path, or the zip or DICOMDIR is damaged.
     """
     pile = find_sources(path)
-    groups: dict[_Key, list[Frame]] = {}
+    return scan_sources(pile.sources, pile.findings, extra=extra, progress=progress)
+
+
+def scan_sources(
+    sources: Sequence[Source],
+    beside: tuple[Finding, ...] = (),
+    *,
+    extra: frozenset[int] = frozenset(),
+    counts_skipped: bool = True,
+    progress: Progress | None = None,
+) -> Scan:
+    """Find the image series in some files of a pile; see `scan_pile`.
+
+    Args:
+        sources: The files.
+        beside: What was found about the pile they are of.
+        extra: Tags to read beside the usual ones.
+        counts_skipped: Whether files that are of no series become findings; not where `beside` tells of them.
+        progress: Called with (files done, files).
+    """
+    groups: dict[Key, list[Frame]] = {}
     skipped: Counter[tuple[str, Skip]] = Counter()
     with quiet_pydicom():
-        for source, result in _read_all(pile.sources, extra, progress):
+        for source, result in read_all(sources, extra, progress):
             if isinstance(result, Skip):
                 skipped[source.folder, result] += 1
             else:
-                groups.setdefault(_key(result[0].header), []).extend(result)
+                groups.setdefault(key_of(result[0].header), []).extend(result)
         damaged = _damaged_beside(groups, skipped)
-        findings = (*pile.findings, *_skip_findings(skipped))
+        findings = (*beside, *(skip_findings(skipped) if counts_skipped else ()))
         lost = tuple(finding for finding in findings if finding.code in _LOST)
         series = [part for key, frames in groups.items() for part in _series(frames, damaged[key], lost)]
-    return Scan(tuple(series), findings, len(pile.sources))
+    return Scan(tuple(series), findings, len(sources))
 
 
-def _read_all(
-    sources: Sequence[Source], extra: frozenset[int], progress: Progress | None
+def read_all(
+    sources: Sequence[Source], extra: frozenset[int] = frozenset(), progress: Progress | None = None
 ) -> Iterator[tuple[Source, list[Frame] | Skip]]:
     """Read all headers, a few files at a time; the results are in the order of the sources.
 
@@ -132,19 +152,19 @@ def _read(source: Source, extra: frozenset[int]) -> list[Frame] | Skip:
         return Skip.UNREADABLE
 
 
-def _key(header: Header) -> _Key:
-    """Return what tells series apart; folder and patient where they have no SeriesInstanceUID."""
+def key_of(header: Header) -> Key:
+    """Return what tells series apart: the study first; folder and patient where there is no SeriesInstanceUID."""
     without_uid = () if header.series_uid else (header.source.folder, header.patient)
     return (header.study_uid, header.series_uid, *without_uid)
 
 
-def _damaged_beside(groups: dict[_Key, list[Frame]], skipped: Counter[tuple[str, Skip]]) -> Counter[_Key]:
+def _damaged_beside(groups: dict[Key, list[Frame]], skipped: Counter[tuple[str, Skip]]) -> Counter[Key]:
     """Count, for each series, the damaged files of folders that hold no other series."""
-    owners: dict[str, set[_Key]] = {}
+    owners: dict[str, set[Key]] = {}
     for key, frames in groups.items():
         for folder in {frame.header.source.folder for frame in frames}:
             owners.setdefault(folder, set()).add(key)
-    damaged: Counter[_Key] = Counter()
+    damaged: Counter[Key] = Counter()
     for (folder, skip), count in skipped.items():
         if skip in (Skip.DAMAGED, Skip.UNREADABLE) and len(owners.get(folder, ())) == 1:
             damaged[next(iter(owners[folder]))] += count
@@ -182,7 +202,8 @@ def _oddities(part: Series, number: int, parts: int) -> Iterator[Finding]:
         yield Finding(FindingCode.SEVERAL_ACQUISITIONS, message, "AcquisitionNumber")
 
 
-def _skip_findings(skipped: Counter[tuple[str, Skip]]) -> Iterator[Finding]:
+def skip_findings(skipped: Counter[tuple[str, Skip]]) -> Iterator[Finding]:
+    """Yield what is said of files that are of no series, counted by folder and reason."""
     for skip, code in _SKIP_CODES.items():
         count = sum(n for (_, what), n in skipped.items() if what is skip)
         if count:

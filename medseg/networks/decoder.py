@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.networks.attention import Attention, make_gate
-from medseg.networks.blocks import Layers, crop_to
-from medseg.networks.stages import Stages
+from medseg.networks.blocks import Layers, Sizes, crop_to
+from medseg.networks.stages import Stages, per_stage
 
 Logits = Tensor | list[Tensor]
 
@@ -21,7 +21,7 @@ class Decoder(nn.Module):
         layers: The network's.
         stages: Channels, kernels and strides of the encoder's stages, the finest first.
         num_classes: Output channels.
-        units: Convolutions a stage.
+        units: Convolutions of every stage, or of each one, the finest first.
         attention: ``gate`` puts gates on the skips.
         deep_supervision: Give logits at every stage while training.
         padded: Convolutions keep the size; otherwise they cut, and so do the skips.
@@ -34,7 +34,7 @@ class Decoder(nn.Module):
         stages: Stages,
         num_classes: int,
         *,
-        units: int = 2,
+        units: int | Sizes = 2,
         attention: Attention = "none",
         deep_supervision: bool = False,
         padded: bool = True,
@@ -43,9 +43,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         channels, levels = stages.channels, range(len(stages.channels) - 1)
+        convolutions = per_stage("decoder_units", units, len(levels))
 
         def stage(level: int) -> nn.Sequential:
-            inputs = [2 * channels[level], *[channels[level]] * (units - 1)]
+            inputs = [2 * channels[level], *[channels[level]] * (convolutions[level] - 1)]
             kernel = stages.kernels[level]
             return nn.Sequential(
                 *(layers.unit(i, channels[level], kernel, padded=padded, bias=bias) for i in inputs)

@@ -20,6 +20,9 @@ class InstanceNorm(nn.Module):
 
     torch's own refuses a single place, and with it every image as small as the network's coarsest voxel.
 
+    Attributes:
+        inplace: Without gradients, the result may take the place of the features, which nothing else uses.
+
     Source: Ulyanov et al. 2016 (arXiv:1607.08022).
     """
 
@@ -27,16 +30,36 @@ class InstanceNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.eps = eps
+        self.inplace = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of each image of (B, C, *spatial)."""
         if x.shape[2:].numel() == 1:
             return (x - x) * _by_channel(self.weight, x) + _by_channel(self.bias, x)
         if x.device.type == "cpu" and x.dtype == torch.float32 and _is_channels_last(x):
+            if not torch.is_grad_enabled():
+                return self._normalize(x, x if self.inplace else torch.empty_like(x))
             apply: Callable[..., Tensor] = _ChannelsLast.apply
             return apply(x, self.weight, self.bias, self.eps)
         use_cudnn = torch.backends.cudnn.enabled
         return torch.instance_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, use_cudnn)
+
+    def _normalize(self, x: Tensor, out: Tensor) -> Tensor:
+        """Normalise channels-last images one by one, each as a batch of its own: half the passes over memory."""
+        mean, inverse_std = torch.empty_like(self.weight), torch.empty_like(self.weight)
+        for n in range(len(x)):
+            torch.native_batch_norm(
+                x[n : n + 1],
+                self.weight,
+                self.bias,
+                None,
+                None,
+                True,
+                0.0,
+                self.eps,
+                out=(out[n : n + 1], mean, inverse_std),
+            )
+        return out
 
 
 def _by_channel(values: Tensor, x: Tensor) -> Tensor:

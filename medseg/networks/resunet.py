@@ -32,7 +32,7 @@ class ResUNet(nn.Module):
         num_classes: Output channels, background included.
         channels: Feature channels of each stage, the finest first; its length is the depth.
         blocks: Residual blocks of each encoder stage.
-        decoder_units: Convolutions of each decoder stage.
+        decoder_units: Convolutions of every decoder stage, or of each one, the finest first.
         norm: Normalisation of every unit.
         act: Activation of every unit.
         kernel_sizes: Kernel of each stage, one number an axis; by default 3, and 1 along thick axes.
@@ -59,7 +59,7 @@ class ResUNet(nn.Module):
         *,
         channels: Sizes = _CHANNELS,
         blocks: Sizes = _BLOCKS,
-        decoder_units: int = 1,
+        decoder_units: int | Sizes = 1,
         norm: Norm = "instance",
         act: Act = "leaky_relu",
         kernel_sizes: tuple[Sizes, ...] | None = None,
@@ -72,11 +72,11 @@ class ResUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_dropout(dropout)
-        if len(blocks) != len(channels) or min((*blocks, decoder_units)) < 1:
+        if len(blocks) != len(channels) or min(blocks) < 1:
             raise UsageError(
                 "network.blocks",
-                expected=f"one positive number for each of {len(channels)} stages, and decoder_units of at least 1",
-                found=f"{list(blocks)}, {decoder_units}",
+                expected=f"one positive number for each of {len(channels)} stages",
+                found=str(list(blocks)),
                 remedy="correct it",
             )
         layers = Layers(spatial_dims, norm, act)

@@ -80,6 +80,23 @@ def make_stages(
     return Stages(widen(channels, width_multiplier), kernels, steps)
 
 
+def per_stage(field: str, units: int | Sizes, count: int) -> Sizes:
+    """Return how many convolutions each stage has.
+
+    Args:
+        field: What a config calls it, for the message.
+        units: For all stages, or for each of them.
+        count: Of the stages.
+
+    Raises:
+        UsageError: There is neither one positive number nor one a stage.
+    """
+    numbers = (units,) * count if isinstance(units, int) else tuple(units)
+    if len(numbers) != count or min(numbers) < 1:
+        raise _unfit(field, f"one positive number, or one for each of {count} stages", units)
+    return numbers
+
+
 def _check_entries(field: str, values: tuple[Sizes, ...], count: int, dims: int) -> None:
     if len(values) != count or any(len(value) != dims or min(value) < 1 for value in values):
         raise UsageError(

@@ -20,7 +20,7 @@ from medseg.networks.blocks import (
 )
 from medseg.networks.decoder import Decoder, Logits, crop_logits
 from medseg.networks.overlap_tile import mirrored
-from medseg.networks.stages import DEFAULT_CHANNELS, Stages, make_stages
+from medseg.networks.stages import DEFAULT_CHANNELS, Stages, make_stages, per_stage
 
 
 class UNet(nn.Module):
@@ -47,6 +47,8 @@ class UNet(nn.Module):
         deep_supervision: While training, return logits of every decoder stage, the finest first.
         dropout: Probability of dropping a channel of the two deepest stages, while training.
         attention: Gates on the skips (``gate``), or recalibration after each encoder stage (``se``, ``cbam``).
+        encoder_units: Convolutions of every encoder stage, or of each one, the finest first.
+        decoder_units: Of the decoder's stages likewise.
         width_multiplier: Of all channels.
         spacing_mm: Of the input, one number an axis: an axis is thick while its spacing is over twice the smallest.
             A config fills it in from its preprocessing.
@@ -77,6 +79,8 @@ class UNet(nn.Module):
         deep_supervision: bool = False,
         dropout: float = 0.0,
         attention: Attention = "none",
+        encoder_units: int | Sizes = 2,
+        decoder_units: int | Sizes = 2,
         width_multiplier: float = 1.0,
         spacing_mm: tuple[float, ...] | None = None,
     ) -> None:
@@ -115,11 +119,13 @@ class UNet(nn.Module):
             bias=bias,
             dropout=dropout,
             attention=attention,
+            units=encoder_units,
         )
         self.decoder = Decoder(
             layers,
             self.stages,
             num_classes,
+            units=decoder_units,
             attention=attention,
             deep_supervision=deep_supervision,
             padded=not self.valid,
@@ -144,7 +150,7 @@ class UNet(nn.Module):
 
 
 class PlainEncoder(nn.Module):
-    """The contracting path: two convolutions a stage.
+    """The contracting path: two convolutions a stage, or as many as are asked for.
 
     Args:
         layers: The network's.
@@ -155,6 +161,7 @@ class PlainEncoder(nn.Module):
         bias: Whether convolutions have biases; None: where no normalisation follows.
         dropout: After the two deepest stages.
         attention: Recalibration after each stage.
+        units: Convolutions of every stage, or of each one.
     """
 
     def __init__(  # noqa: PLR0913 - what the U-Net varies
@@ -168,9 +175,11 @@ class PlainEncoder(nn.Module):
         bias: bool | None,
         dropout: float,
         attention: Attention,
+        units: int | Sizes = 2,
     ) -> None:
         super().__init__()
         depth = len(stages.channels)
+        convolutions = per_stage("encoder_units", units, depth)
         no_step = layers.sizes(1)
 
         def stage(level: int, inputs: int) -> nn.Sequential:
@@ -180,7 +189,10 @@ class PlainEncoder(nn.Module):
             return nn.Sequential(
                 pool,
                 layers.unit(inputs, outputs, kernel, stride=no_step if pooled else step, padded=padded, bias=bias),
-                layers.unit(outputs, outputs, kernel, padded=padded, bias=bias),
+                *(
+                    layers.unit(outputs, outputs, kernel, padded=padded, bias=bias)
+                    for _ in range(convolutions[level] - 1)
+                ),
                 layers.make_dropout(dropout if level >= depth - 2 else 0.0),
                 recalibrate(attention, layers, outputs, kernel),
             )

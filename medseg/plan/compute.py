@@ -9,13 +9,11 @@ from typing import Literal
 
 import torch
 
-from medseg.device import pick_device
-from medseg.errors import UsageError
+from medseg.device import free_host_bytes, parse_memory, pick_device
 from medseg.training.world import current, local_device
 
 Kind = Literal["cpu", "cuda"]
 
-_UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 _SHARE = {"cpu": 0.5, "cuda": 0.92}  # of the memory that is free; the rest is other programs', or CUDA's own
 _ASKED = {"cpu": "--memory", "cuda": "92 % of --memory: the rest is CUDA's own"}
 _SUPPOSED_BYTES = 8 * 10**9  # of a machine that does not say what it has
@@ -86,20 +84,6 @@ def compute_for(device: str, memory: str | None = None) -> Compute:
     return Compute(kind, asked, _ASKED[kind], processes, lacking)
 
 
-def parse_memory(text: str) -> int:
-    """Return the bytes of an amount such as ``8GB``, ``500MB`` or ``7.5GiB``.
-
-    Raises:
-        UsageError: It is none.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([MG]i?B)\s*", text, re.IGNORECASE)
-    if not match or float(match[1]) == 0:
-        raise UsageError(
-            "--memory", expected="an amount such as 8GB or 500MB", found=f"'{text}'", remedy="write it so"
-        )
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
 def _asked(kind: Kind, memory: str) -> int:
     return int((_SHARE["cuda"] if kind == "cuda" else 1) * parse_memory(memory))
 
@@ -112,22 +96,8 @@ def _usable_cuda(device: torch.device) -> tuple[int, str]:
 def _usable_cpu() -> tuple[int, str]:
     """Return the share of one process, where several train on this machine."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if current().size > 1 else 1
-    free = _free_memory()
+    free = free_host_bytes()
     source = "half of the memory that is free" if free else f"half of {_SUPPOSED_BYTES / 1e9:.0f} GB, a guess"
     if processes > 1:
         source += f", shared by {processes} processes"
     return int(_SHARE["cpu"] * (free or _SUPPOSED_BYTES) / processes), source
-
-
-def _free_memory() -> int | None:
-    """Return the bytes that programs may still take, or those of the machine; None where nobody says."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as stream:  # noqa: PTH123 - not a file of a folder
-            facts = dict(line.split(":") for line in stream)
-        return int(facts["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):  # Windows has no sysconf
-        return None

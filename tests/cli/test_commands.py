@@ -275,7 +275,7 @@ def test_a_bug_is_told_as_a_bug(medseg, monkeypatch, scan, model, tmp_path):
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("medseg.segmenter.load_model", broken)
+    monkeypatch.setattr("medseg.loading.load_segmenter", broken)
     status, text = medseg("segment", scan, "-m", model, "-o", tmp_path / "out")
     assert status == 70
     assert "surprise" in text

@@ -10,7 +10,7 @@ from monai.transforms import Spacingd
 from scipy.ndimage import map_coordinates
 
 from medseg.data.resample import GridMap, resample, resample_axes
-from medseg.data.transforms import ExactSpacingd, spaced_grid
+from medseg.data.spacing import ExactSpacingd, spaced_grid
 from medseg.volume import Grid
 
 SPACINGS = [((0.8, 0.8, 2.5), (1.5, 1.5, 1.5)), ((3, 3, 3), (1.1, 2.0, 1.7)), ((1, 1, 5), (2, 0.7, 5))]

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from medseg.data.fingerprint import Fingerprint, IntensityStatistics
 from medseg.data.preprocessing import CTIntensity, Preprocessing
-from medseg.data.transforms import Prepared, build_transforms, prepare, spaced_grid
+from medseg.data.spacing import spaced_grid
+from medseg.data.transforms import Prepared, build_transforms, prepare
 from medseg.errors import GridError, InputError
 from medseg.volume import Grid, Volume
 from tests.affines import affine_of, axis_aligned, right_angled, rotation, tilted

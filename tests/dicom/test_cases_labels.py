@@ -15,8 +15,8 @@ from scipy.ndimage import map_coordinates
 import medseg
 from medseg.data.preprocessing import Preprocessing
 from medseg.data.transforms import Prepared, build_transforms, prepare
-from medseg.inference import label_on_grid
-from medseg.tiles import Slab
+from medseg.inference.labelling import label_on_grid
+from medseg.inference.tiles import Slab
 from medseg.volume import Volume
 from tests.builders import save_tiny_model
 from tests.dicom.builder import CORONAL, OBLIQUE, SeriesSpec, gantry_tilt, write_series

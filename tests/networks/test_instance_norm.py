@@ -62,3 +62,28 @@ def test_what_is_not_finite_stays_so() -> None:
     y = norm(x)
     assert y[0, 1].isnan().all()
     assert y[0, [0, 2, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_without_gradients_it_is_the_same_in_place_or_not(shape: tuple[int, ...], mean: float) -> None:
+    norm, x = made(shape, mean)
+    exact = F.instance_norm(x.double(), weight=norm.weight.double(), bias=norm.bias.double(), eps=norm.eps)
+    before = x.clone(memory_format=torch.preserve_format)
+    with torch.inference_mode():
+        found = norm(x)
+        assert torch.equal(x, before)
+        norm.inplace = True
+        again = norm(x)
+    assert again.data_ptr() == x.data_ptr()
+    assert torch.equal(again, found)
+    assert found.is_contiguous(memory_format=ORDERS[len(shape)])
+    torch.testing.assert_close(found.double(), exact.detach(), atol=2e-4, rtol=1e-4)
+
+
+def test_training_does_not_overwrite_its_features() -> None:
+    norm, x = made((2, 8, 6, 7, 9), 0)
+    norm.inplace = True
+    before = x.clone()
+    norm(x)
+    assert torch.equal(x, before)

@@ -255,9 +255,20 @@ def test_stages_that_do_not_fit_are_refused_with_what_would(fields, message):
         small(3, **fields)
 
 
-@pytest.mark.parametrize("fields", [{"blocks": (1, 2)}, {"blocks": (1, 0, 2)}, {"decoder_units": 0}], ids=str)
-def test_blocks_that_do_not_fit_are_refused(fields):
-    with pytest.raises(UsageError, match=r"network\.blocks: expected one positive number for each of 3 stages"):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"blocks": (1, 2)}, r"network\.blocks: expected one positive number for each of 3 stages"),
+        ({"blocks": (1, 0, 2)}, r"network\.blocks: expected one positive number for each of 3 stages"),
+        (
+            {"decoder_units": 0},
+            r"network\.decoder_units: expected one positive number, or one for each of 2 stages",
+        ),
+    ],
+    ids=str,
+)
+def test_blocks_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(UsageError, match=message):
         small(2, "resunet", **fields)
 
 

@@ -192,7 +192,7 @@ def test_more_memory_than_is_free_here_is_not_measured(monkeypatch):
 
 
 def test_processes_share_the_memory_of_their_machine(monkeypatch):
-    monkeypatch.setattr("medseg.plan.compute._free_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr("medseg.plan.compute.free_host_bytes", lambda: 16 * 10**9)
     assert compute_for("cpu") == Compute("cpu", 8 * 10**9, "half of the memory that is free")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr("medseg.plan.compute.current", lambda: World(0, 8))

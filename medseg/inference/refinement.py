@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medseg.crf import CRF, mean_field
-from medseg.tiles import Advance, Slab, TileEngine
+from medseg.inference.tiles import Advance, Slab, TileEngine
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
+from scipy import ndimage
 from scipy.ndimage import map_coordinates
 
 from medseg.crf import CRF, mean_field
 from medseg.data.resample import GridMap
 from medseg.data.transforms import Prepared
-from medseg.inference import label_on_grid, last_regions, winners
-from medseg.refinement import RefinedEngine
-from medseg.tiles import SlidingWindow, TileEngine, gaussian_importance, tile_starts
+from medseg.inference.labelling import label_on_grid, last_regions, winners
+from medseg.inference.refinement import RefinedEngine
+from medseg.inference.tiles import SlidingWindow, TileEngine, gaussian_importance, tile_starts
 from medseg.volume import Grid
 
 torch.manual_seed(0)
@@ -31,13 +32,20 @@ def whole_logits(e: TileEngine, image: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("tile", "overlap", "batch"),
-    [((8, 10, 12), 0.5, 1), ((8, 10, 12), 0.25, 3), ((32, 10, 12), 0.5, 2), ((40,) * 3, 0.5, 1)],
+    ("tile", "overlap", "batch", "shape"),
+    [
+        ((8, 10, 12), 0.5, 1, (20, 20, 24)),
+        ((8, 12, 16), 0.25, 3, (20, 21, 28)),
+        ((32, 10, 12), 0.5, 2, (21, 25, 30)),
+        ((40,) * 3, 0.5, 1, (21, 18, 25)),
+    ],
 )
-def test_equals_monai(tile, overlap, batch):
-    got = whole_logits(engine(tile, overlap=overlap, batch_size=batch), IMAGE)
+def test_equals_monai(tile, overlap, batch, shape):
+    """Where whole steps reach the end of the image: elsewhere MONAI puts the last tile flush with it."""
+    image, weights = torch.randn(1, *shape), gaussian_importance(tile)
+    got = whole_logits(engine(tile, overlap=overlap, batch_size=batch), image)
     expected = sliding_window_inference(
-        IMAGE[None], tile, batch, NETWORK, overlap=overlap, mode="gaussian", sigma_scale=0.125
+        image[None], tile, batch, NETWORK, overlap=overlap, mode="gaussian", roi_weight_map=weights
     )[0]
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
@@ -97,11 +105,25 @@ def test_tiles_cover_everything_and_the_last_is_flush():
             assert starts[-1] == max(0, size - tile)
 
 
+@pytest.mark.parametrize(
+    ("size", "tile", "overlap", "starts"),
+    [(110, 64, 0.5, [0, 23, 46]), (17, 4, 0.5, [0, 2, 4, 6, 7, 9, 11, 13]), (10, 4, 0.75, [0, 1, 2, 3, 4, 5, 6])],
+)
+def test_tiles_are_spread_evenly(size, tile, overlap, starts):
+    """Numbers of nnU-Net's ``compute_steps_for_sliding_window``; the first is its comment's example."""
+    assert tile_starts(size, tile, overlap) == starts
+    assert tile_starts(9, 1, 0.5) == list(range(9))
+
+
 def test_importance_is_a_gaussian_of_an_eighth_of_the_tile():
-    weight = gaussian_importance((16, 1, 9))
-    assert weight.shape == (16, 1, 9)
-    assert weight[4, 0, 4] / weight[7, 0, 4] == pytest.approx(np.exp(-0.5 * ((3.5 / 2) ** 2 - 0.25**2)), rel=1e-4)
-    assert weight.min() == pytest.approx(1e-3)
+    """As nnU-Net has it: scipy's filter of one voxel, height 10, in 16 bits, never 0."""
+    for tile in ((16, 1, 9), (40, 32, 24)):
+        impulse = np.zeros(tile)
+        impulse[tuple(n // 2 for n in tile)] = 1
+        expected = ndimage.gaussian_filter(impulse, [n / 8 for n in tile], mode="constant")
+        expected = (expected / expected.max() * 10).astype(np.float16)
+        expected[expected == 0] = expected[expected > 0].min()
+        np.testing.assert_array_equal(gaussian_importance(tile).numpy(), expected)
 
 
 def native_grid(kind: str) -> tuple[Grid, Grid]:

@@ -1,0 +1,105 @@
+"""The second stage of a batch: a model on a device, and which hash it and its settings have."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from medseg.batch.job import Job
+from medseg.batch.worker import Advance, Images, Segmented
+from medseg.device import pick_device
+from medseg.dicom.policy import Policies
+from medseg.errors import ModelError
+from medseg.files import sha256_of
+from medseg.inference.probabilities import probabilities_path
+from medseg.loading import InferenceOptions, load_segmenter
+from medseg.model import COARSE_FOLDER, MODEL_FILE, find_package
+
+_ANY_DEVICE = ("auto", "cuda")
+_WITHOUT_EFFECT = ("device", "batch_size", "memory")  # on the label map, but for rounding
+
+
+class StudyNetwork:
+    """A model that segments the studies of a batch.
+
+    Args:
+        model: A package, or a run folder that holds one.
+        options: How it is run.
+        device: Where; in place of that of `options`.
+        scratch: Where probabilities are written, for the writer to move.
+        sharers: Network workers that share this machine's processors.
+
+    Raises:
+        ModelError: The package is missing or damaged.
+        DeviceError: The device is not there.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        options: InferenceOptions,
+        device: str = "auto",
+        *,
+        scratch: Path | None = None,
+        sharers: int = 1,
+    ) -> None:
+        if sharers > 1:
+            torch.set_num_threads(max(1, torch.get_num_threads() // sharers))
+        self._scratch = scratch if options.save_probabilities else None
+        self._segmenter = load_segmenter(model, replace(options, device=device))
+
+    def __call__(self, job: Job, images: Images, advance: Advance | None = None) -> Segmented:
+        """See `medseg.batch.worker.Network`."""
+        file = probabilities_path(self._scratch / job.target) if self._scratch else None
+        labels = self._segmenter.segment(images, advance, probabilities=file)
+        extra = (file,) if file else ()
+        return Segmented(labels, labels.rung, str(self._segmenter.device), extra)
+
+
+def devices_for(name: str) -> list[str]:
+    """Return the devices of a batch: all CUDA devices for ``auto`` and ``cuda`` where there are any, else the one.
+
+    Raises:
+        DeviceError: The device is not there, or is no name of a device.
+    """
+    picked = pick_device(name)
+    if name in _ANY_DEVICE and picked.type == "cuda":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [str(picked)]
+
+
+def model_hash(model: Path) -> str:
+    """Return the SHA-256 of a package: of model.json, which names those of the weights, and the first stage's.
+
+    Raises:
+        ModelError: It is missing or cannot be read.
+    """
+    folder = find_package(model)
+    files: Sequence[Path] = [folder / MODEL_FILE, folder / COARSE_FOLDER / MODEL_FILE]
+    try:
+        parts = [sha256_of(file) for file in files if file.is_file()]
+    except OSError as error:
+        raise ModelError(
+            folder,
+            expected="a model that can be read",
+            found=error.strerror or type(error).__name__,
+            remedy="check its permissions",
+        ) from error
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def settings_hash(options: InferenceOptions, policies: Policies) -> str:
+    """Return the SHA-256 of what changes a label map beside model and input.
+
+    Raises:
+        ModelError: The coarse model of a region of interest cannot be read.
+    """
+    chosen = {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
+    chosen |= {"roi_from": model_hash(options.roi_from)} if options.roi_from else {}
+    text = json.dumps([chosen, policies.model_dump()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

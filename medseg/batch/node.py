@@ -1,0 +1,163 @@
+"""`NodeWorker`: a `Worker` on another machine, which first proves that it sees the same files and the same model.
+
+It writes into a folder that nobody else has; who owns the ledger moves what it accepts to its place. So a machine
+that was thought lost and comes back can change nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from medseg import __version__
+from medseg.batch.job import Job, JobResult
+from medseg.batch.network import StudyNetwork, model_hash
+from medseg.batch.worker import Crew, StudyReader, StudyWriter, Worker, known_error
+from medseg.dicom.policy import Policies
+from medseg.dicom.reference import SeriesReference
+from medseg.errors import DeviceError, MedsegError, ModelError, StorageError, UsageError
+from medseg.files import make_folder, write_text
+from medseg.loading import InferenceOptions
+
+PROBE_FILE = "probe"
+MADE_FOLDER = "made"
+
+
+def study_crew(model: Path, options: InferenceOptions, policies: Policies, output: Path, scratch: Path) -> Crew:
+    """Return the crew of `medseg segment`; with the first three given it is what an `Order` wants.
+
+    Args:
+        model: The package, absolute.
+        options: How it is run; the device is another's choice.
+        policies: What to do about irregular DICOM series.
+        output: The output folder.
+        scratch: A folder on the same file system.
+    """
+    return Crew(
+        partial(StudyReader, policies),
+        partial(StudyNetwork, model, options, scratch=scratch),
+        partial(StudyWriter, output, scratch),
+    )
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every machine of a cluster is to do; it is sent to each.
+
+    Attributes:
+        crew: Given an output folder and a scratch folder, makes the crew of a worker that writes there; the model's
+            path in it must be absolute.
+        model: The package; every machine must see it under this path.
+        model_sha256: By `medseg.batch.network.model_hash`.
+        scratch: A folder on the file system of the outputs; every machine must see it under this path.
+        probe: What is in its file ``probe``.
+        version: Of medseg.
+    """
+
+    crew: Callable[[Path, Path], Crew]
+    model: Path
+    model_sha256: str
+    scratch: Path
+    probe: str = ""
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A study whose files the machine does not see.
+
+    Attributes:
+        key: Of the job.
+    """
+
+    key: str
+
+
+class NodeWorker:
+    """Segments studies on one machine of a cluster, one at a time; the weights are loaded once.
+
+    Args:
+        order: What is to be done.
+        name: Of its folder in the scratch folder; nobody else's.
+        device: ``cpu`` or ``cuda``.
+        threads: Of torch, on the CPU.
+    """
+
+    def __init__(self, order: Order, name: str, device: str, threads: int) -> None:
+        self._order, self._device, self._threads = order, device, threads
+        self._folder = order.scratch / name
+        self._worker: Worker | None = None
+
+    def open(self) -> MedsegError | None:
+        """Check the machine and load the model; return why it cannot be used, None where it can."""
+        try:
+            self._check()
+            if self._device == "cpu":
+                torch.set_num_threads(self._threads)
+            crew = self._order.crew(make_folder(self._folder / MADE_FOLDER), self._folder)
+            self._worker = Worker(crew, self._device)
+        except Exception as error:  # noqa: BLE001 - it is told to who waits for it
+            return known_error(error, "a machine of the cluster")
+        return None
+
+    def run(self, job: Job) -> JobResult | Unseen:
+        """Segment a study; the outputs are in the folder ``made`` of its own folder.
+
+        Raises:
+            RuntimeError: It was not opened.
+        """
+        if self._worker is None:
+            raise RuntimeError("open comes first")
+        return self._worker.run(job) if sees(job) else Unseen(job.key)
+
+    def _check(self) -> None:
+        order = self._order
+        if order.version != __version__:
+            raise UsageError(
+                "medseg",
+                expected=f"version {order.version}",
+                found=__version__,
+                remedy="install the same everywhere",
+            )
+        if text_of(order.scratch / PROBE_FILE) != order.probe:
+            raise StorageError(
+                order.scratch.parent,
+                expected="an output folder that every machine sees under this path",
+                found="another one, or none",
+                remedy="mount the shared storage on this machine",
+            )
+        write_text(self._folder / PROBE_FILE, order.probe)
+        if self._device != "cpu" and not torch.cuda.is_available():
+            raise DeviceError(
+                "GPU",
+                expected="a CUDA device",
+                found="none that torch can use",
+                remedy="check driver and torch build",
+            )
+        found = model_hash(order.model)
+        if found != order.model_sha256:
+            raise ModelError(
+                order.model,
+                expected=f"the model {order.model_sha256[:12]}",
+                found=found[:12],
+                remedy="put the same package on every machine, or on shared storage",
+            )
+
+
+def sees(job: Job) -> bool:
+    """Whether this machine can read the first file of a study: one that cannot, lacks the whole storage."""
+    files = SeriesReference.unpack(job.series).files if job.series else job.files
+    return not files or os.access(files[0], os.R_OK)
+
+
+def text_of(path: Path) -> str:
+    """Return what is in a text file; "" where it is not seen."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,113 @@
+"""A batch from the first study to the last, on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from signal import Signals
+
+from medseg.batch.job import Job
+from medseg.batch.ledger import Ledger
+from medseg.batch.observer import Observer
+from medseg.batch.options import BatchOptions
+from medseg.batch.rows import State
+from medseg.batch.settle import settle
+from medseg.batch.stages import Stages
+from medseg.batch.worker import Crew, Worker
+from medseg.training.interrupt import StopRequest, stop_request
+
+_OTHERS_S = 1.0
+
+
+class StopBatch(Exception):  # noqa: N818 - no error, but a way out
+    """Leaves a batch, as it was asked to stop; what was in work is planned again.
+
+    Attributes:
+        signal: What asked.
+    """
+
+    def __init__(self, number: Signals) -> None:
+        super().__init__(number.name)
+        self.signal = number
+
+
+def plan_batch(ledger: Ledger, jobs: Iterable[Job], *, again: bool = False) -> dict[str, Job]:
+    """Put jobs into the ledger, one after the other as they come; return those that can be done, by key."""
+    kept: dict[str, Job] = {}
+
+    def keeping() -> Iterator[Job]:
+        for job in jobs:
+            if job.problem is None:
+                kept[job.key] = job
+            yield job
+
+    ledger.plan(keeping(), again=again)
+    return kept
+
+
+def run_batch(
+    ledger: Ledger,
+    jobs: Mapping[str, Job],
+    crew: Crew,
+    devices: Sequence[str],
+    scratch: Path,
+    observer: Observer,
+    options: BatchOptions,
+) -> None:
+    """Do what the ledger has left to do; every study ends done, refused or quarantined.
+
+    Args:
+        ledger: After `plan_batch`.
+        jobs: From `plan_batch`.
+        crew: How reader, network and writer are made.
+        devices: One network worker each; in one process the first alone.
+        scratch: From `medseg.batch.scratch.scratch_folder`.
+        observer: Is told what happens.
+        options: How.
+
+    Raises:
+        StorageError: Nothing more can be written; what was in work is planned again.
+        StopBatch: Ctrl-C or SIGTERM.
+        MedsegError: The model cannot be loaded, or a worker cannot be started.
+    """
+    summary = ledger.summary(mine=True)
+    total = sum(summary.values())
+    observer.planned(total, sum(summary[state] for state in (State.DONE, State.REFUSED, State.QUARANTINED)))
+    with stop_request() as request:
+        if ledger.is_over():
+            return
+        if options.in_process:
+            _run_here(ledger, jobs, Worker(crew, devices[0]), observer, request)
+        else:
+            stages = Stages(ledger, jobs, crew, devices, scratch, observer, options)
+            stages.run(request.is_set)
+        if request.signal:
+            raise StopBatch(request.signal)
+
+
+def _run_here(
+    ledger: Ledger, jobs: Mapping[str, Job], worker: Worker, observer: Observer, request: StopRequest
+) -> None:
+    """Do one study after the other; what others have in work is waited for, in case they give it back."""
+
+    def advance(done: int, total: int) -> None:
+        ledger.heartbeat()
+        if request.is_set():
+            raise KeyboardInterrupt
+        observer.tiles(done, total)
+
+    while not request.is_set() and not ledger.is_over():
+        key = ledger.claim(alone=True)
+        if key is None:
+            time.sleep(_OTHERS_S)
+            continue
+        try:
+            result = worker.run(jobs[key], advance)
+        except KeyboardInterrupt:
+            ledger.requeue([key])
+            if request.is_set():
+                return
+            raise
+        if settle(ledger, result) is not State.FAILED:
+            observer.ended(ledger.row(key))

@@ -1,0 +1,198 @@
+"""`Worker`: a whole study from files to files, in whatever process it lives; its three stages can live apart."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from medseg.batch.job import Job, JobResult, Output
+from medseg.dicom.policy import Policies
+from medseg.errors import InputError, MedsegError, OutOfMemoryError, is_out_of_memory
+from medseg.files import move_into_place, sha256_of
+from medseg.labels import LabelMap
+from medseg.nifti import write_nifti
+from medseg.study import read_study
+from medseg.volume import Volume
+
+Advance = Callable[[int, int], None]
+Images = list[Volume | None]
+
+
+class BugError(MedsegError):
+    """Something that medseg does not know of; without the exception's own text, which may name a patient."""
+
+    code = "BUG"
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What a network made of a study.
+
+    Attributes:
+        labels: The label map on the images' own grid.
+        rung: How it was made to fit into memory; "" for as planned.
+        device: That computed.
+        extra: Files that were written beside the label map, in the scratch folder.
+    """
+
+    labels: LabelMap
+    rung: str = ""
+    device: str = ""
+    extra: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written of a study: its files, and the volume of every label in millilitres by name."""
+
+    outputs: tuple[Output, ...]
+    volumes_ml: Mapping[str, float]
+
+
+class Reader(Protocol):
+    """First stage: the images of a study, one a channel, None for one that is missing."""
+
+    def __call__(self, job: Job) -> Images:
+        """Read; `InputError` where a file or series cannot be read right."""
+
+
+class Network(Protocol):
+    """Second stage: a model ready to use."""
+
+    def __call__(self, job: Job, images: Images, advance: Advance | None = None) -> Segmented:
+        """Segment; `InputError` where the images are not what the model was trained on."""
+
+
+class Writer(Protocol):
+    """Third stage: the outputs of a study."""
+
+    def __call__(self, job: Job, made: Segmented) -> Written:
+        """Write; `StorageError` where the disk is full."""
+
+
+@dataclass(frozen=True)
+class StudyReader:
+    """Reads NIfTI and DICOM.
+
+    Attributes:
+        policies: What to do about irregular DICOM series; the safest by default.
+    """
+
+    policies: Policies = field(default_factory=Policies)
+
+    def __call__(self, job: Job) -> Images:
+        """See `Reader`."""
+        return read_study(job.study(self.policies))
+
+
+@dataclass(frozen=True)
+class StudyWriter:
+    """Writes label maps, first into a scratch folder; a half-written one is never seen in the output folder.
+
+    Attributes:
+        output: The output folder.
+        scratch: A folder on the same file system, which is emptied at the next start.
+    """
+
+    output: Path
+    scratch: Path
+
+    def __call__(self, job: Job, made: Segmented) -> Written:
+        """See `Writer`."""
+        temporary = self.scratch / f"{job.key[:16]}.{job.target}"
+        write_nifti(temporary, made.labels)
+        files = {temporary: job.target} | {file: file.name for file in made.extra}
+        outputs = [Output(name, sha256_of(file), file.stat().st_size) for file, name in files.items()]
+        for file, name in files.items():
+            move_into_place(file, self.output / name)
+        labels = made.labels
+        return Written(tuple(outputs), {label.name: labels.volume_ml(label) for label in labels.labels})
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How each stage is made, in the process where it lives; each is called once there.
+
+    Attributes:
+        reader: Makes the first stage.
+        network: Makes the second stage, on a device such as ``cuda:1``.
+        writer: Makes the third stage.
+    """
+
+    reader: Callable[[], Reader]
+    network: Callable[[str], Network]
+    writer: Callable[[], Writer]
+
+
+class Worker:
+    """Does whole studies, one at a time; the weights are loaded once.
+
+    Args:
+        crew: How its stages are made.
+        device: Where the network computes: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ModelError: The model is missing or damaged.
+        DeviceError: The device is not there.
+    """
+
+    def __init__(self, crew: Crew, device: str = "auto") -> None:
+        self._reader, self._network, self._writer = crew.reader(), crew.network(device), crew.writer()
+
+    def run(self, job: Job, advance: Advance | None = None) -> JobResult:
+        """Segment a study and write its outputs; whatever goes wrong is in the result.
+
+        Args:
+            job: The study.
+            advance: Called with (tiles done, tiles in all).
+        """
+        timings: dict[str, float] = {}
+        clock = time.perf_counter
+        try:
+            start = clock()
+            images = self._reader(job)
+            timings["read"] = clock() - start
+            start = clock()
+            made = self._network(job, images, advance)
+            timings["segment"] = clock() - start
+            start = clock()
+            written = self._writer(job, made)
+            timings["write"] = clock() - start
+        except Exception as error:  # noqa: BLE001 - it is recorded against this study, and the next one follows
+            return JobResult(job.key, timings_s=timings, error=known_error(error, job.name))
+        return result_from(job.key, images, made, written, timings)
+
+
+def result_from(
+    key: str, images: Sequence[Volume | None], made: Segmented, written: Written, timings: Mapping[str, float]
+) -> JobResult:
+    """Put together what the three stages say of a study that is done."""
+    findings = tuple(finding for image in images if image is not None for finding in image.findings)
+    return JobResult(key, written.outputs, written.volumes_ml, findings, dict(timings), made.rung, made.device)
+
+
+def known_error(error: Exception, name: str) -> MedsegError:
+    """Return an error that may be shown and sent: itself, `OutOfMemoryError`, or `BugError` with where it rose."""
+    if isinstance(error, MedsegError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            name,
+            expected="a study that fits into memory",
+            found="out of memory",
+            remedy="free memory, see --memory",
+        )
+    if isinstance(error, OSError) and not isinstance(error, InputError):
+        found = f"{type(error).__name__}: {error.strerror or 'no reason given'}"
+        return BugError(name, expected="files that can be read and written", found=found, remedy=_REMEDY)
+    last = traceback.extract_tb(error.__traceback__ or sys.exc_info()[2])[-1:]
+    place = "".join(f" in {Path(frame.filename).name}:{frame.lineno}" for frame in last)
+    return BugError(name, expected="no bug", found=f"{type(error).__name__}{place}", remedy=_REMEDY)
+
+
+_REMEDY = "run this study alone with medseg --debug segment, and report it"

@@ -1,0 +1,230 @@
+"""A batch on the command line: its options, its progress, the table and the page at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from medseg.cli.batchview import BatchView, print_summary
+from medseg.cli.clustering import work_on_cluster
+from medseg.cli.console import console, errors, progress_bar
+from medseg.errors import NOTHING_DONE, SOME_FAILED, StorageError
+
+if TYPE_CHECKING:
+    from medseg.batch.job import Job
+    from medseg.batch.ledger import Ledger
+    from medseg.batch.rows import Row
+    from medseg.dicom.policy import Policies
+    from medseg.loading import InferenceOptions
+    from medseg.study import Study
+
+FEW = 3
+"""Studies from which on there is a ledger, and processes overlap."""
+
+INTERRUPTED = 130
+LEDGER_FILE = "ledger.sqlite"
+COMMAND_NOTE, ENVIRONMENT_NOTE = "command", "environment"
+_PANEL = "Batches"
+
+FromFile = Annotated[
+    Path | None,
+    typer.Option(help="A text file with an input a line; # begins a comment.", rich_help_panel=_PANEL),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--no-resume",
+        " /--again",
+        help="Leave what is done with the same input, model and settings; --again does it once more.",
+        rich_help_panel=_PANEL,
+    ),
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(help="Of one study, such as 30min: what takes longer is stopped.", rich_help_panel=_PANEL),
+]
+Retries = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Further tries of a study that crashed, hung or ran out of memory; then it is quarantined.",
+        rich_help_panel=_PANEL,
+    ),
+]
+InProcess = Annotated[
+    bool | None,
+    typer.Option(
+        "--in-process/--processes",
+        help="Read, compute and write one after the other in one process; or at the same time in several, so that "
+        "a crash costs one study. Several take seconds to start, and are the default from 3 studies on, and with "
+        "--time-limit.",
+        rich_help_panel=_PANEL,
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as it was asked for.
+
+    Attributes:
+        model: The package.
+        output: The folder.
+        options: How the model is run.
+        policies: What to do about irregular DICOM series.
+        retries: Further tries of a study that failed.
+        time_limit_s: Of one study.
+        in_process: Whether all happens in this process; None where that is for medseg to choose.
+        cluster: Address of a Ray cluster to run on; None for this machine.
+    """
+
+    model: Path
+    output: Path
+    options: InferenceOptions
+    policies: Policies
+    retries: int
+    time_limit_s: float | None = None
+    in_process: bool | None = None
+    cluster: str | None = None
+
+    def run(
+        self,
+        studies: Iterable[Study],
+        params: Mapping[str, Any],
+        *,
+        again: bool = False,
+        found: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Segment studies; return the exit status.
+
+        Args:
+            studies: Found as they are asked for.
+            params: Of the command, which the ledger keeps for ``medseg batch retry``.
+            again: Do what is done once more.
+            found: Called when all studies are found.
+
+        Raises:
+            MedsegError: The batch cannot go on: the disk is full, the model cannot be loaded.
+        """
+        from medseg.batch.job import job_of
+        from medseg.batch.ledger import Ledger
+        from medseg.batch.network import model_hash, settings_hash
+        from medseg.batch.run import plan_batch
+        from medseg.batch.scratch import scratch_folder
+        from medseg.environment import environment
+
+        hashes = model_hash(self.model), settings_hash(self.options, self.policies)
+        strikes = self.retries + 1
+        with Ledger(self.output, *hashes, strikes=strikes) as ledger, scratch_folder(self.output) as scratch:
+            jobs = plan_batch(ledger, map(job_of, self._checked(studies)), again=again)
+            found()
+            ledger.note(COMMAND_NOTE, _plain(params))
+            ledger.note(ENVIRONMENT_NOTE, environment())
+            start = time.monotonic()
+            try:
+                status = self._work(ledger, jobs, scratch)
+            finally:
+                with suppress(StorageError):
+                    conclude(ledger, self.output, time.monotonic() - start)
+        return status
+
+    def _work(self, ledger: Ledger, jobs: dict[str, Job], scratch: Path) -> int:
+        from functools import partial
+
+        from medseg.batch.network import StudyNetwork, devices_for
+        from medseg.batch.options import BatchOptions
+        from medseg.batch.run import StopBatch, run_batch
+        from medseg.batch.worker import Crew, StudyReader, StudyWriter
+
+        devices = [] if self.cluster else devices_for(self.options.device)
+        left = sum(row.state.value in ("planned", "running", "failed") for row in ledger.rows(mine=True))
+        here = left < FEW and not self.time_limit_s if self.in_process is None else self.in_process
+        crew = Crew(
+            partial(StudyReader, self.policies),
+            partial(
+                StudyNetwork, self.model.absolute(), self.options, scratch=scratch.absolute(), sharers=len(devices)
+            ),
+            partial(StudyWriter, self.output.absolute(), scratch.absolute()),
+        )
+        options = BatchOptions(self.time_limit_s, here)
+        with progress_bar() as progress:
+            try:
+                if self.cluster:
+                    work_on_cluster(self, ledger, jobs, scratch, BatchView(progress))
+                    return exit_status(ledger.rows(mine=True))
+                run_batch(ledger, jobs, crew, devices, scratch.absolute(), BatchView(progress), options)
+            except StopBatch as stop:
+                errors.print(f"stopped by {stop.signal.name}: the same command goes on", highlight=False)
+                return INTERRUPTED
+        return exit_status(ledger.rows(mine=True))
+
+    def _checked(self, studies: Iterable[Study]) -> Iterable[Study]:
+        from medseg.batch.direct import check_outputs
+
+        for study in studies:
+            check_outputs([study], self.output)
+            yield study
+
+
+def has_ledger(output: Path) -> bool:
+    """Whether an output folder has a ledger, that of a batch before."""
+    return (output / LEDGER_FILE).is_file()
+
+
+def exit_status(rows: Iterable[Row]) -> int:
+    """Return the exit status of a batch: 0 all done, 3 some, 5 none."""
+    states = [row.state.value for row in rows]
+    done = states.count("done")
+    if done == len(states):
+        return 0
+    return SOME_FAILED if done else NOTHING_DONE
+
+
+def conclude(ledger: Ledger, output: Path, seconds: float) -> None:
+    """Write batch.html and print the table of a batch at its end, or of what there is of it.
+
+    Raises:
+        StorageError: The page cannot be written.
+    """
+    from medseg.report.batch import BatchPage, write_batch_report
+
+    rows = ledger.rows(mine=True)
+    records = [row.record() for row in ledger.rows()]
+    page = BatchPage(records, ledger.note(ENVIRONMENT_NOTE) or {}, seconds)
+    path = write_batch_report(output, page)
+    print_summary(rows)
+    done = sum(row.state.value == "done" for row in rows)
+    console.print(f"{done} of {len(rows)} segmented: {escape(str(output))}", highlight=False, soft_wrap=True)
+    console.print(f"report: {escape(str(path))}", highlight=False, soft_wrap=True)
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a command for JSON; paths do not depend on where the command was given."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return {"path": str(value.absolute())}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    kept = {name: plain(value) for name, value in params.items()}
+    recipe = kept.get("recipe")
+    return kept | ({"recipe": str(Path(recipe).absolute())} if recipe and Path(recipe).is_file() else {})
+
+
+def restored(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a ledger keeps."""
+
+    def back(value: Any) -> Any:
+        if isinstance(value, dict):
+            return Path(value["path"])
+        return [back(item) for item in value] if isinstance(value, list) else value
+
+    return {name: back(value) for name, value in params.items()}

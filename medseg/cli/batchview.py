@@ -1,0 +1,90 @@
+"""What a batch shows: headers read, studies done, problems as they come, the table at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from medseg.cli.console import console, errors, progress_bar
+
+if TYPE_CHECKING:
+    from medseg.batch.rows import Row
+
+_MOST_LISTED = 20
+_HOUR_S = 3600.0
+
+
+class ScanBar:
+    """Shows how many DICOM headers are read, from the first one until it is stopped."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that so many are read."""
+        if self._progress is None:
+            self._progress = progress_bar()
+            self._progress.add_task("DICOM headers", total=None, note="")
+            self._progress.start()
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total)
+
+    def stop(self) -> None:
+        """Take it off the screen."""
+        if self._progress:
+            self._progress.stop()
+
+
+class BatchView:
+    """Shows how the batch gets on: studies, studies an hour, failures; and every problem as it comes."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._studies = progress.add_task("studies", total=None, note="")
+        self._tiles = progress.add_task("tiles", total=None, note="")
+        self._start = time.monotonic()
+        self._ended = self._problems = 0
+
+    def planned(self, total: int, ended: int) -> None:
+        """See `medseg.batch.observer.Observer`."""
+        self._progress.update(self._studies, total=total, completed=ended)
+        self._start = time.monotonic()
+
+    def tiles(self, done: int, total: int) -> None:
+        """See `medseg.batch.observer.Observer`."""
+        self._progress.update(self._tiles, completed=done, total=total)
+
+    def ended(self, row: Row) -> None:
+        """See `medseg.batch.observer.Observer`."""
+        self._ended += 1
+        if row.code:
+            self._problems += 1
+            errors.print(problem_line(row), highlight=False, soft_wrap=True)
+        per_hour = self._ended / max(time.monotonic() - self._start, 1e-3) * _HOUR_S
+        self._progress.update(self._studies, advance=1, note=f"{per_hour:.0f}/h, {self._problems} failed")
+
+
+def problem_line(row: Row) -> str:
+    """Return one line that names a study, and why it has no label map."""
+    place = "" if row.source in row.message or row.name in row.message else f"{row.source}: "
+    return f"[red]{row.state.value}[/red] {escape(f'[{row.code}] {place}{row.message}')}"
+
+
+def print_summary(rows: Iterable[Row], *, with_problems: bool = False) -> None:
+    """Print how many studies there are of each state, and the problems one a line."""
+    found = list(rows)
+    table = Table("state")
+    table.add_column("studies", justify="right")
+    for state in dict.fromkeys(["done", *sorted(row.state.value for row in found)]):
+        table.add_row(state, str(sum(row.state.value == state for row in found)))
+    console.print(table)
+    if with_problems:
+        problems = [row for row in found if row.code]
+        for row in problems[:_MOST_LISTED]:
+            console.print(problem_line(row), highlight=False, soft_wrap=True)
+        if len(problems) > _MOST_LISTED:
+            console.print(f"and {len(problems) - _MOST_LISTED} more: see --json")

@@ -1,0 +1,178 @@
+"""Stages for tests: a network that is a threshold, and that crashes, hangs or fails as it is told. No torch."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from medseg.batch.job import job_of
+from medseg.batch.ledger import Ledger
+from medseg.batch.options import BatchOptions
+from medseg.batch.run import plan_batch, run_batch
+from medseg.batch.scratch import scratch_folder
+from medseg.batch.worker import Crew, Segmented, StudyReader, StudyWriter
+from medseg.errors import StorageError
+from medseg.labels import LabelMap, LabelSet
+from medseg.nifti import write_nifti
+from medseg.study import nifti_study
+from medseg.volume import Volume
+
+LABELS = LabelSet.from_names({1: "bright"})
+THRESHOLD = 0.5
+
+
+def die(number):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def full():
+    raise StorageError("disk", expected="space", found="the disk is full", remedy="free some")
+
+
+def bug():
+    raise RuntimeError("MUSTERMANN^ERIKA")
+
+
+def no_memory():
+    raise MemoryError
+
+
+DEEDS = {
+    "segv": partial(die, signal.SIGSEGV),
+    "kill": partial(die, signal.SIGKILL),
+    "hang": partial(time.sleep, 600),
+    "bug": bug,
+    "memory": no_memory,
+    "full": full,
+}
+
+
+@dataclass
+class Deed:
+    """Does what it is told for a study, each time or, with ``once:``, the first time."""
+
+    folder: Path
+    stage: str
+    deeds: dict = field(default_factory=dict)
+
+    def __call__(self, job):
+        with (self.folder / f"{self.stage}.log").open("a") as stream:
+            stream.write(f"{job.name}\n")
+        deed = self.deeds.get(job.name, "")
+        marker = self.folder / f"{self.stage}.{job.name}.once"
+        if deed.startswith("once:") and marker.exists():
+            return
+        marker.touch()
+        if deed:
+            DEEDS[deed.removeprefix("once:")]()
+
+
+@dataclass
+class Reader:
+    deed: Deed
+
+    def __call__(self, job):
+        self.deed(job)
+        return StudyReader()(job)
+
+
+@dataclass
+class Network:
+    deed: Deed
+    seconds: float
+    device: str
+
+    def __call__(self, job, images, advance=None):
+        self.deed(job)
+        for tile in range(4):
+            time.sleep(self.seconds / 4)
+            if advance:
+                advance(tile + 1, 4)
+        return Segmented(threshold(images[0]), device=self.device)
+
+
+@dataclass
+class Writer:
+    deed: Deed
+    writer: StudyWriter
+
+    def __call__(self, job, made):
+        self.deed(job)
+        return self.writer(job, made)
+
+
+def threshold(image):
+    array = np.asfortranarray((image.array > THRESHOLD).astype(np.uint8))
+    return LabelMap(Volume(array, image.affine, source=image.source, findings=image.findings), LABELS)
+
+
+def crew(root, scratch, read=(), segment=(), write=(), seconds=0.0):
+    """A crew whose stages do what they are told: {study: deed}."""
+    return Crew(
+        partial(Reader, Deed(root, "read", dict(read))),
+        partial(Network, Deed(root, "segment", dict(segment)), seconds),
+        partial(Writer, Deed(root, "write", dict(write)), StudyWriter(root / "out", scratch)),
+    )
+
+
+def image(seed):
+    return Volume(
+        np.asfortranarray(np.random.default_rng(seed).random((6, 5, 4), dtype=np.float32)), np.diag([1, 2, 3, 1.0])
+    )
+
+
+def make_studies(root, count):
+    """Write images and make the output folder; the jobs."""
+    (root / "out").mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        if not (root / f"s{n:02}.nii.gz").exists():
+            write_nifti(root / f"s{n:02}.nii.gz", image(n))
+    return [job_of(nifti_study((root / f"s{n:02}.nii.gz",))) for n in range(count)]
+
+
+class Told:
+    """An observer that remembers."""
+
+    def __init__(self):
+        self.total = None
+        self.rows = []
+        self.last_tiles = None
+
+    def planned(self, total, ended):
+        self.total = (total, ended)
+
+    def tiles(self, done, total):
+        self.last_tiles = (done, total)
+
+    def ended(self, row):
+        self.rows.append(row)
+
+
+def run(root, count, *, strikes=3, limit_s=None, in_process=False, model="m", again=False, **deeds):
+    """Run a batch of studies; return its rows by name and what the observer was told."""
+    jobs, told = make_studies(root, count), Told()
+    with Ledger(root / "out", model, "s", strikes=strikes) as ledger, scratch_folder(root / "out") as scratch:
+        planned = plan_batch(ledger, jobs, again=again)
+        options = BatchOptions(limit_s, in_process)
+        try:
+            run_batch(ledger, planned, crew(root, scratch, **deeds), ["cpu"], scratch, told, options)
+        finally:
+            rows = {row.name: row for row in ledger.rows()}
+    return rows, told
+
+
+def started(root, stage="segment"):
+    """The studies that a stage was begun for, in order."""
+    path = root / f"{stage}.log"
+    return path.read_text().split() if path.exists() else []
+
+
+if __name__ == "__main__":
+    import sys
+
+    run(Path(sys.argv[1]), int(sys.argv[2]), in_process=sys.argv[3] == "here", seconds=float(sys.argv[4]))

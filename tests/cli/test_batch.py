@@ -1,0 +1,138 @@
+"""Batches as a user types them: the ledger, status, retry, exit status."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from medseg.batch import Ledger, State
+from medseg.cli import main
+from medseg.nifti import read_nifti, write_nifti
+from tests.builders import save_tiny_model, tiny_case
+
+
+@pytest.fixture
+def medseg(capsys):
+    """Run a command; return (exit status, what it printed, one line a line)."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(caught.value.code or 0), re.sub(r"\s+", " ", out + err)
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A model, three scans and one file that is none."""
+    save_tiny_model(tmp_path / "model")
+    for n in range(3):
+        write_nifti(tmp_path / "in" / f"s{n}.nii.gz", tiny_case(n)[0])
+    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no image")
+    return tmp_path
+
+
+def rows_of(place):
+    with Ledger(place / "out") as ledger:
+        return {row.name: row for row in ledger.rows()}
+
+
+def command(place, *words):
+    return ["segment", place / "in", "-m", place / "model", "-o", place / "out", *words]
+
+
+def test_a_batch_its_status_and_another_try(medseg, place):
+    status, text = medseg(*command(place, "--in-process"))
+    assert (status, "3 of 4 segmented" in text, "refused [NIFTI]" in text) == (3, True, True)
+    assert sorted(path.name for path in (place / "out").iterdir()) == [
+        "batch.html", "ledger.sqlite", "s0.nii.gz", "s1.nii.gz", "s2.nii.gz",
+    ]  # fmt: skip
+    status, text = medseg("batch", "status", place / "out")
+    assert (status, "done │ 3" in text, "refused │ 1" in text, "bad.nii.gz" in text) == (0, True, True, True)
+    status, text = medseg("batch", "status", place / "out", "--json")
+    report = json.loads(text)
+    assert report["summary"]["done"] == 3
+    assert {study["name"] for study in report["studies"]} == {"s0", "s1", "s2", "bad"}
+    before = {name: row.started for name, row in rows_of(place).items()}
+    write_nifti(place / "in" / "bad.nii.gz", tiny_case(3)[0])
+    status, text = medseg("batch", "retry", place / "out")
+    assert (status, "1 studies planned again" in text, "4 of 4 segmented" in text) == (0, True, True)
+    after = rows_of(place)
+    assert {row.state for row in after.values()} == {State.DONE}
+    assert {name for name, row in after.items() if row.started != before[name]} == {"bad"}
+
+
+def test_what_is_done_is_done_again_only_when_asked_for_or_with_another_setting(medseg, place):
+    (place / "in" / "bad.nii.gz").unlink()
+    assert medseg(*command(place, "--in-process"))[0] == 0
+    first = {name: row.ended for name, row in rows_of(place).items()}
+    turns = ("", False), ("--again", True), ("", False), ("--no-resume", True), ("--overlap 0.25", True)
+    for text, anew in (*turns, ("--overlap 0.25 --memory 64GB", False)):
+        words = text.split()
+        assert medseg(*command(place, "--in-process", *words))[0] == 0
+        now = {name: row.ended for name, row in rows_of(place).items()}
+        assert all((now[name] != first[name]) is anew for name in now), words
+        first = now
+
+
+def test_processes_give_the_bytes_that_one_process_gives(medseg, place):
+    assert medseg(*command(place))[0] == 3
+    found = rows_of(place)
+    single = place / "single.nii.gz"
+    for n in range(3):
+        image = place / "in" / f"s{n}.nii.gz"
+        assert medseg("segment", image, "-m", place / "model", "-o", single)[0] == 0
+        assert single.read_bytes() == (place / "out" / f"s{n}.nii.gz").read_bytes()
+        assert read_nifti(single).grid.difference(read_nifti(image).grid) is None
+    assert found["s0"].result.timings_s.keys() == {"read", "segment", "write"}
+
+
+def test_a_list_of_one_has_a_ledger(medseg, place):
+    (place / "list.txt").write_text("in/s0.nii.gz\n")
+    words = ("segment", "--from-file", place / "list.txt", "-m", place / "model", "-o", place / "out")
+    assert medseg(*words)[0] == 0
+    assert set(rows_of(place)) == {"s0"}
+
+
+def test_all_refused_has_status_5_and_none_named_2(medseg, place):
+    for n in range(3):
+        (place / "in" / f"s{n}.nii.gz").write_bytes(b"no image")
+    assert medseg(*command(place))[0] == 5
+    status, text = medseg("segment", "-m", place / "model", "-o", place / "out")
+    assert (status, "--from-file" in text) == (2, True)
+    status, text = medseg("batch", "status", place / "in")
+    assert (status, "no ledger" in text) == (2, True)
+    status, text = medseg(*command(place, "--time-limit", "soon"))
+    assert (status, "--time-limit" in text) == (2, True)
+
+
+def test_an_input_is_never_written_over(medseg, place):
+    status, text = medseg("segment", place / "in", "-m", place / "model", "-o", place / "in")
+    assert (status, "the input itself" in text) == (2, True)
+
+
+def test_ctrl_c_gives_back_what_is_in_work(place):
+    for n in range(3, 12):
+        write_nifti(place / "in" / f"s{n}.nii.gz", tiny_case(n)[0])
+    words = [sys.executable, "-m", "medseg", *map(str, command(place, "--processes"))]
+    process = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not list((place / "out").glob("*.nii.gz")):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "the same command goes on" in err) == (130, True)
+    rows = [row for row in rows_of(place).values() if row.name != "bad"]
+    assert {row.state for row in rows} <= {State.DONE, State.PLANNED}
+    assert all(row.attempts == (row.state is State.DONE) and row.strikes == 0 for row in rows)
+    assert not list((place / "out").glob(".medseg*"))

@@ -1,0 +1,60 @@
+"""A process of its own: segments noise and prints the bytes estimated for it and those that it took at its peak."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medseg.labels import LabelSet
+from medseg.segmenter import Segmenter
+from medseg.volume import Volume
+from tests.builders import tiny_package
+
+
+def build(facts) -> Segmenter:
+    tiny = tiny_package()
+    classes = facts["classes"]
+    labels = LabelSet.from_names({n: f"label {n}" for n in range(1, classes)})
+    network = tiny.network.model_copy(
+        update={"num_classes": classes, "fields": tiny.network.fields | {"channels": tuple(facts["channels"])}}
+    )
+    spacing = {"spacing_mm": (facts["spacing_mm"],) * 3}
+    package = tiny.model_copy(
+        update={
+            "labels": labels,
+            "network": type(network).model_validate(network.model_dump()),
+            "preprocessing": tiny.preprocessing.model_copy(update=spacing),
+            "inference": tiny.inference.model_copy(update={"tile_size": tuple(facts["tile"])}),
+        }
+    )
+    torch.manual_seed(0)
+    return Segmenter(package, [package.network.build().eval()], torch.device("cpu"))
+
+
+def noise(shape) -> Volume:
+    array = np.random.default_rng(0).standard_normal(shape[::-1], dtype=np.float32).T
+    return Volume(array, np.eye(4), modality="MR")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    facts = json.loads(sys.argv[1])
+    segmenter = build(facts)
+    segmenter.segment(noise((24, 24, 24)))  # what is loaded when it is first used
+    before = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    image = noise(facts["shape"])
+    segmenter.segment(image)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    needs = segmenter.preflight(image.grid).needs
+    print(json.dumps({"estimated": needs.host_bytes, "taken": peak - before}))
+
+
+if __name__ == "__main__":
+    main()
