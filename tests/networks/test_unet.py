@@ -262,7 +262,7 @@ def test_stages_that_do_not_fit_are_refused_with_what_would(fields, message):
         ({"blocks": (1, 0, 2)}, r"network\.blocks: expected one positive number for each of 3 stages"),
         (
             {"decoder_units": 0},
-            r"network\.decoder_units: expected one positive number, or one for each of 2 stages",
+            r"network\.decoder_units: expected one positive number, or one for each of 2",
         ),
     ],
     ids=str,
