@@ -42,7 +42,7 @@ MEDSEG = [sys.executable, "-m", "medseg"]
 STUDIES, QUICK_STUDIES = 40, 8
 COLD_RUNS = 3
 TORSO_MM = 3.0
-SAMPLE_S = 0.25
+SAMPLE_S = 0.5
 MB, GB = 1e6, 1e9
 
 LOOP = 'for f in "$1"/*.nii.gz; do "$4" -m medseg segment "$f" --model "$2" -o "$3" || exit 1; done'
@@ -55,13 +55,12 @@ class Ran:
     Attributes:
         seconds: Wall clock.
         cpu_s: Processor time of it and of all processes that it waited for.
-        largest: Most bytes that one of these processes held.
         memory: (Seconds since 1970, bytes of the whole tree of processes), sampled; what is shared counts once.
+            No ``ru_maxrss``: a process is born with that of the one that spawned it.
     """
 
     seconds: float
     cpu_s: float
-    largest: int
     memory: list[tuple[float, int]]
 
     def peak(self, start: float = 0.0, end: float = float("inf")) -> int:
@@ -87,7 +86,7 @@ def run(command: list[object]) -> Ran:
             said.seek(0)
             sys.stderr.write(said.read().decode())
             raise subprocess.CalledProcessError(process.returncode, process.args)
-    return Ran(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, memory)
+    return Ran(seconds, usage.ru_utime + usage.ru_stime, memory)
 
 
 def sample(pid: int, memory: list[tuple[float, int]], ended: threading.Event) -> None:
@@ -213,9 +212,9 @@ def measure(name: str, folder: Path, studies: Path, model: Path) -> tuple[tuple[
     )
     rest = {stage: statistics.median(study["timings_s"][stage] for study in done) for stage in ("read", "write")}
     sentence = (
-        f"- {name}: loop {loop.seconds:.0f} s, {loop.cpu_s:.0f} s of processor time, at most {loop.peak() / GB:.2f} GB; "
-        f"batch {batch.seconds:.0f} s, {batch.cpu_s:.0f} s of processor time, its largest process "
-        f"{batch.largest / GB:.2f} GB; reading {rest['read']:.2f} s and writing {rest['write']:.2f} s a study (medians), "
+        f"- {name}: loop {loop.seconds:.0f} s, {loop.cpu_s:.0f} s of processor time, {loop.peak() / GB:.2f} GB at most; "
+        f"batch {batch.seconds:.0f} s, {batch.cpu_s:.0f} s of processor time, {batch.peak() / GB:.2f} GB at most; "
+        f"reading {rest['read']:.2f} s and writing {rest['write']:.2f} s a study (medians), "
         f"at the same time as the network. {different(folder / 'loop', folder / 'batch')} of {count} label maps differ."
     )
     return row, sentence

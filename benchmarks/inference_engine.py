@@ -36,7 +36,8 @@ SIZES = [
 CLASSES = (2, 25, 118)
 
 HEAD = """
-import json, sys, time
+import json, os, sys, time
+os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # large pages where the system has them, as the medseg command sets it
 from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads({threads})
@@ -198,7 +199,7 @@ def peers(nnunet_python: str | None, case: tuple, tile: int, python: str) -> tup
             rows.append((name, *figures, *ratios, f"{differ:.1e}"))
     return rows, (
         f"{classes} classes, tiles of {tile}^3 at overlap 0.5, {by(network)} -> {by(native)}, {THREADS} threads, one run\n"
-        f"each; seconds without imports and reading the image, peak of the whole process with them. {share:.1%} of the\n"
+        f"each; seconds without imports and reading the image, peak of the whole process with them; torch asks for\nlarge pages in all four. {share:.1%} of the\n"
         "network grid's cells have more than one winner at their corners. Asked for: 10 times as fast as nnU-Net, 4\n"
         "times as fast as MONAI's exact recipe, no slower than argmax first, a sixth of the exact ones' memory. MONAI\n"
         "interpolates probabilities, nnU-Net sums in 16 bits: that is why their labels differ a little."
