@@ -123,8 +123,9 @@ def main() -> None:
         rows,
         f"{by(shape)} at 3 mm -> {by(native)} at 1.5 mm, {CLASSES} classes, tiles of {TILE}^3 at overlap 0.5, no "
         f"mirroring, {THREADS} threads, one run each; seconds without imports and weights, peak of the whole process. "
-        "nnU-Net sums logits in 16 bits, MONAI interpolates probabilities: so do labels differ where two classes are "
-        "nearly as likely, which with random weights they often are.",
+        "torch asks for large pages in medseg alone, as its command does. nnU-Net sums logits in 16 bits; MONAI "
+        "interpolates probabilities and places its tiles otherwise: so labels differ where two classes are nearly as "
+        "likely, which with random weights they often are.",
         arguments=" NNUNET_PYTHON",
     )
 
