@@ -8,6 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,11 +70,25 @@ def median_seconds(work: Callable[[], object], runs: int = 5, warmup: int = 1) -
     return statistics.median(times)
 
 
+PEAK = """
+import atexit
+def _note_peak():
+    with open("/proc/self/status") as status, open({note!r}, "w") as note:
+        note.write(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+atexit.register(_note_peak)
+"""
+
+
 def run_apart(script: str, *arguments: object, python: str = sys.executable) -> tuple[float, float]:
-    """Run Python code in a process of its own, of another environment if asked for; return (seconds, peak GB)."""
-    start = time.perf_counter()
-    pid = os.posix_spawn(python, [python, "-c", script, *map(str, arguments)], dict(os.environ))
-    _, status, usage = os.wait4(pid, 0)
-    if status:
-        raise subprocess.CalledProcessError(status, script)
-    return time.perf_counter() - start, usage.ru_maxrss / 1e6
+    """Run Python code in a process of its own, of another environment if asked for; return (seconds, peak GB).
+
+    The peak is the process's own ``VmHWM``: its ``ru_maxrss`` begins with what the process that spawned it had.
+    """
+    with tempfile.NamedTemporaryFile() as note:
+        start = time.perf_counter()
+        words = [python, "-c", PEAK.format(note=note.name) + script, *map(str, arguments)]
+        pid = os.posix_spawn(python, words, dict(os.environ))
+        _, status = os.waitpid(pid, 0)
+        if status:
+            raise subprocess.CalledProcessError(status, script)
+        return time.perf_counter() - start, int(Path(note.name).read_text()) * 1024 / 1e9
