@@ -261,10 +261,11 @@ def main() -> None:
                 "ring GB",
             ),
             table(sizes, CLASSES, tile, sys.executable),
-            f"`benchmarks/inference_engine.py --only table`: medseg alone, tiles of {tile}^3 at overlap 0.5, {THREADS} threads, whole process. All native logits: 4 bytes times\n"
-            "classes times native voxels, which a recipe that interpolates first holds. Ring: one tile's depth of the\n"
-            "network grid, in float32. Interpreter, torch and image are in the peak.",
+            f"medseg alone, tiles of {tile}^3 at overlap 0.5, {THREADS} threads, whole process. All native logits: 4\n"
+            "bytes times classes times native voxels, which a recipe that interpolates first holds. Ring: one tile's\n"
+            "depth of the network grid, in float32. Interpreter, torch and image are in the peak.",
             arguments=" --only table",
+            script="inference_engine",
         )
 
 

@@ -45,10 +45,11 @@ def write(
     notes: str = "",
     *,
     arguments: str = "",
+    script: str | None = None,
 ) -> Path:
-    """Write ``results/NAME.md`` and print it."""
+    """Write ``results/NAME.md`` and print it; the script is called NAME where it is not said."""
     lines = [f"# {title}", "", f"{datetime.date.today().isoformat()}. {machine()}.", ""]
-    lines += [f"`python benchmarks/{name}.py{arguments}`", "", "| " + " | ".join(header) + " |"]
+    lines += [f"`python benchmarks/{script or name}.py{arguments}`", "", "| " + " | ".join(header) + " |"]
     lines += ["|" + "---|" * len(header)]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     lines += ["", notes.strip(), ""] if notes else [""]
