@@ -23,6 +23,7 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from numpy.typing import NDArray
 
 TIMED = "TimedTrainer"  # of nnunet_side.py: nnU-Net's own, but for its schedule
@@ -62,18 +63,42 @@ def predictor_of(folder: Path, *, mirror: bool) -> nnUNetPredictor:
     return predictor
 
 
-def predict(predictor: nnUNetPredictor, files: list[str]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Predict a case as nnU-Net does.
+def prepare(
+    predictor: nnUNetPredictor, files: list[str], first: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int8], dict[str, Any]]:
+    """Prepare a case as nnU-Net does.
+
+    Args:
+        predictor: A trained model.
+        files: One a channel.
+        first: Labels [i, j, k] of the first stage, for the second of a cascade.
+
+    Returns:
+        What the network sees, the first stage's labels on that grid, and what nnU-Net notes of the case.
+    """
+    plans, chosen = predictor.plans_manager, predictor.configuration_manager
+    image, facts = plans.image_reader_writer_class().read_images(files)
+    given = None if first is None else first.transpose(2, 1, 0)[None].astype(np.int16)
+    prepared, labels, facts = chosen.preprocessor_class(verbose=False).run_case_npy(
+        image, given, facts, plans, chosen, predictor.dataset_json
+    )
+    if first is not None:
+        values = predictor.label_manager.foreground_labels
+        prepared = np.vstack((prepared, convert_labelmap_to_one_hot(labels[0], values, prepared.dtype)))
+    return prepared, labels[0], facts
+
+
+def predict(
+    predictor: nnUNetPredictor, files: list[str], first: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Predict a case as nnU-Net does; see `prepare`.
 
     Returns:
         Labels [i, j, k], and float32 logits (K, i, j, k) on the same grid, infinite for all but the background
         outside the crop. (i, j, k) are the axes of the image that the reader returns, from the last to the first.
     """
     plans, chosen = predictor.plans_manager, predictor.configuration_manager
-    image, facts = plans.image_reader_writer_class().read_images(files)
-    prepared, _, facts = chosen.preprocessor_class(verbose=False).run_case_npy(
-        image, None, facts, plans, chosen, predictor.dataset_json
-    )
+    prepared, _, facts = prepare(predictor, files, first)
     logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(prepared).float())
     labels = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits, plans, chosen, predictor.label_manager, facts, num_threads_torch=torch.get_num_threads()

@@ -9,11 +9,13 @@
     │   └── DeviceError               2  the device asked for is not there
     ├── InputError                    5  one input cannot be processed (3 when others could)
     │   ├── OutOfMemoryError            4  it does not fit into memory
+    │   ├── UnreadableError           5  a file cannot be read for now: its storage is away, or nobody may
     │   ├── NiftiError                5  a NIfTI file cannot be read right
     │   ├── DicomError                5  a DICOM series cannot be read right
     │   ├── GridError                 5  two images do not lie on the same grid
     │   └── ModelError                5  a model package is damaged or does not fit
     ├── TrainingError                 5  training cannot go on
+    ├── ClusterError                  5  a cluster cannot be joined, or none of its machines can be used
     └── StorageError                  4  a file cannot be written
 
 Every message says, in this order, what was expected, what was found and what to do.
@@ -128,6 +130,12 @@ class OutOfMemoryError(InputError):
     exit_status = 4
 
 
+class UnreadableError(InputError):
+    """A file of an input cannot be read for now, which says nothing of the input: another try may do."""
+
+    code = "UNREADABLE"
+
+
 class NiftiError(InputError):
     """A NIfTI file is corrupt, truncated or holds what a volume cannot be made of."""
 
@@ -175,6 +183,13 @@ class TrainingError(MedsegError):
     """Training cannot go on: nothing to learn from, or the loss is no longer a number."""
 
     code = "TRAINING"
+    exit_status = 5
+
+
+class ClusterError(MedsegError):
+    """A cluster cannot be joined, or none of its machines can be used; what was in work is planned again."""
+
+    code = "CLUSTER"
     exit_status = 5
 
 

@@ -32,6 +32,11 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(path, expected="a place that can be written to", found=found, remedy=remedy)
 
 
+def is_of_the_whole_disk(error: StorageError) -> bool:
+    """Whether nothing else can be written either: the disk or its quota is full, or it is read-only."""
+    return error.found in [_REASONS[number][0] for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
+
+
 def make_folder(path: Path) -> Path:
     """Make a folder and its parents, and prove that a file can be written there.
 

@@ -69,6 +69,7 @@ class FindingCode(Enum):
     # how a model was run
     SMALLER_TILES = "smaller-tiles"
     NO_REGION = "no-region"
+    STORED_ORIENTATION = "stored-orientation"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.device import Precision, parse_memory, pick_device
-from medseg.errors import ModelError
+from medseg.errors import ModelError, UsageError
 from medseg.inference.fused import fuse
 from medseg.inference.probabilities import require_hdf5
 from medseg.inference.scope import MARGIN_MM, RegionOfInterest, Scope, require_ct, values_of
@@ -49,7 +49,7 @@ class InferenceOptions:
     @property
     def within(self) -> InferenceOptions:
         """The same, for a model that sees the region of interest only."""
-        return replace(self, roi_from=None, roi_labels=())
+        return replace(self, roi_from=None, roi_labels=(), roi_margin_mm=MARGIN_MM)
 
     @property
     def elsewhere(self) -> InferenceOptions:
@@ -73,8 +73,8 @@ def load_segmenter(path: Path, options: InferenceOptions) -> Segmenter:
     Raises:
         ModelError: The package, the first stage in it or the coarse model is missing, damaged or not valid, or the
             coarse model takes other images.
-        UsageError: Air is to be skipped in images that are no CT, a label is unknown, the memory is no amount, or
-            probabilities are to be saved and h5py is not installed.
+        UsageError: Air is to be skipped in images that are no CT, a label is unknown, a region is described and no
+            coarse model named, the memory is no amount, or probabilities are to be saved and h5py is not installed.
         DeviceError: The device is not there.
     """
     if options.save_probabilities:
@@ -98,6 +98,10 @@ def _scope(package: ModelPackage, options: InferenceOptions) -> Scope:
 
 def _region(package: ModelPackage, options: InferenceOptions) -> RegionOfInterest | None:
     if options.roi_from is None:
+        if options.roi_labels or options.roi_margin_mm != MARGIN_MM:
+            found = "--roi-labels" if options.roi_labels else "--roi-margin"
+            remedy = "name the package that finds the region"
+            raise UsageError(found, expected="--roi-from with it", found="none", remedy=remedy)
         return None
     coarse = load_segmenter(options.roi_from, options.elsewhere)
     if coarse.package.modalities != package.modalities:

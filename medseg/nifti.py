@@ -6,8 +6,7 @@ The format is that of the NIfTI-1 and NIfTI-2 data format documents of the NIMH 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -15,25 +14,21 @@ from typing import IO, Any, cast
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from medseg.errors import GridError, NiftiError
+from medseg.errors import NiftiError
 from medseg.files import atomic_path
-from medseg.findings import Finding, FindingCode
 from medseg.labels import LabelMap
-from medseg.volume import GRID_TOLERANCE_MM, MAX_VOXELS, Affine, Grid, Volume, smallest_unsigned
+from medseg.nifti_header import affine_of, checked_shape, checked_type, read_header, scaling
+from medseg.volume import MAX_VOXELS, Grid, Volume, smallest_unsigned
 
 SUFFIXES = (".nii.gz", ".nii")
-_HEADER_SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _BLOCK_BYTES = 1 << 22
 _GZIP_LEVEL = 1
 _INTENT_LABEL = 1002
 _SCANNER_COORDINATES = 1
 _LONGEST_AXIS = 32767  # NIfTI-1 stores sizes in 16 bits
 _DAMAGED = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
-_BAD_FORM = (GridError, HeaderDataError, ValueError, np.linalg.LinAlgError)
-_LENGTH_UNITS_MM = {1: 1000.0, 3: 0.001}  # metre and micrometre; all else counts as mm
 
 
 def is_nifti(path: Path) -> bool:
@@ -62,23 +57,50 @@ def read_nifti(path: str | Path, max_voxels: int = MAX_VOXELS) -> Volume:
             time points, holds colours or complex numbers, or its affine is singular or not finite.
     """
     path = Path(path)
+    with _refusing(path), _open_for_reading(path) as stream:
+        header = read_header(path, stream)
+        shape = checked_shape(path, header, max_voxels)
+        array = _read_voxels(path, stream, header, shape)
+        while stream.read(_BLOCK_BYTES):
+            pass
+    affine, findings = affine_of(path, header, shape)
+    return Volume(_scaled(path, array, header), affine, source=str(path), findings=findings)
+
+
+def read_nifti_grid(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[Grid, int]:
+    """Read where the voxels of a 3-D NIfTI file lie, and the bytes that each takes once it is read.
+
+    Only the header is read, by the rules of `read_nifti`: what that refuses for its header is refused here.
+
+    Args:
+        path: A ``.nii`` or ``.nii.gz`` file.
+        max_voxels: Refused above this.
+
+    Raises:
+        NiftiError: As `read_nifti`, but for what is wrong behind the header.
+    """
+    path = Path(path)
+    with _refusing(path), _open_for_reading(path) as stream:
+        header = read_header(path, stream)
+    shape = checked_shape(path, header, max_voxels)
+    stored = checked_type(path, header).itemsize
+    affine, _ = affine_of(path, header, shape)
+    return Grid(shape, affine), stored if scaling(path, header) is None else np.dtype(np.float32).itemsize
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into a `NiftiError`."""
     try:
         if not path.is_file():
             raise NiftiError(path, expected="a NIfTI file", found="no such file", remedy="check the path")
-        with _open_for_reading(path) as stream:
-            header = _read_header(path, stream)
-            shape = _checked_shape(path, header, max_voxels)
-            array = _read_voxels(path, stream, header, shape)
-            while stream.read(_BLOCK_BYTES):
-                pass
+        yield
     except PermissionError as error:
         raise NiftiError(path, expected="a file to read", found="no permission", remedy="ask for it") from error
     except _DAMAGED as error:
         what = f"a corrupt or truncated one ({str(error) or type(error).__name__})"
         remedy = "copy or export it again"
         raise NiftiError(path, expected="a whole NIfTI file", found=what, remedy=remedy) from error
-    affine, findings = _affine_of(path, header, shape)
-    return Volume(_scaled(path, array, header), affine, source=str(path), findings=findings)
 
 
 def write_nifti(path: str | Path, volume: Volume | LabelMap) -> None:
@@ -126,74 +148,8 @@ def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
             yield raw
 
 
-def _read_header(path: Path, stream: IO[bytes]) -> Any:
-    start = stream.read(4)
-    little, big = int.from_bytes(start, "little"), int.from_bytes(start, "big")
-    size, order = (little, "<") if little in _HEADER_SIZES else (big, ">")
-    if size not in _HEADER_SIZES:
-        raise NiftiError(
-            path, expected="a NIfTI-1 or NIfTI-2 header", found="other data", remedy="convert the file to NIfTI"
-        )
-    block = start + stream.read(size - 4)
-    if len(block) < size:
-        raise EOFError("the header is cut short")
-    try:
-        header = _HEADER_SIZES[size].from_fileobj(io.BytesIO(block), endianness=order, check=False)
-        header.get_data_dtype()
-    except (HeaderDataError, ValueError, KeyError) as error:
-        raise NiftiError(path, expected="a valid header", found=str(error), remedy="export it again") from error
-    magic = header["magic"].item()
-    if magic != header.single_magic:
-        raise NiftiError(
-            path, expected="header and voxels in one", found=f"magic {magic!r}", remedy="convert the .hdr/.img pair"
-        )
-    _skip_to_voxels(stream, float(header["vox_offset"]), size)
-    return header
-
-
-def _skip_to_voxels(stream: IO[bytes], offset: float, header_size: int) -> None:
-    """Read on from the end of the header, in blocks: the offset may be anything."""
-    if not header_size <= offset < math.inf:
-        raise EOFError("the voxel offset lies outside the file")
-    left = int(offset) - header_size
-    while left:
-        block = stream.read(min(left, _BLOCK_BYTES))
-        if not block:
-            raise EOFError("the voxel offset lies outside the file")
-        left -= len(block)
-
-
-def _checked_shape(path: Path, header: Any, max_voxels: int) -> tuple[int, int, int]:
-    count, *sizes = (int(size) for size in header["dim"])
-    shape = sizes[: max(count, 0)]
-    if not 2 <= count <= 7 or min(shape) < 1:
-        raise NiftiError(
-            path, expected="2 to 7 positive sizes", found=f"{count} sizes: {shape}", remedy="export it again"
-        )
-    if any(size != 1 for size in shape[3:]):
-        raise NiftiError(
-            path,
-            expected="one 3-D volume",
-            found=f"{len(shape)} dimensions of sizes {shape}",
-            remedy="split it into one file per time point or channel",
-        )
-    i, j, k = (*shape, 1)[:3]
-    if i * j * k > max_voxels:
-        raise NiftiError(
-            path,
-            expected=f"at most {max_voxels} voxels",
-            found=f"{i} x {j} x {k}",
-            remedy="check the header; crop or resample a volume that really is so large",
-        )
-    return i, j, k
-
-
 def _read_voxels(path: Path, stream: IO[bytes], header: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
-    dtype: np.dtype[Any] = header.get_data_dtype()
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise NiftiError(
-            path, expected="integers or real numbers", found=f"type {dtype}", remedy="export one grey channel"
-        )
+    dtype = checked_type(path, header)
     flat = np.empty(int(np.prod(shape, dtype=np.int64)), dtype=dtype)
     target = memoryview(flat.data).cast("B")
     filled = 0
@@ -207,53 +163,13 @@ def _read_voxels(path: Path, stream: IO[bytes], header: Any, shape: tuple[int, i
 
 
 def _scaled(path: Path, array: NDArray[Any], header: Any) -> NDArray[Any]:
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not math.isfinite(slope) or (slope, intercept) == (1, 0):
+    if (change := scaling(path, header)) is None:
         return array
-    if not math.isfinite(intercept):
-        raise NiftiError(path, expected="a number as scl_inter", found=str(intercept), remedy="correct the header")
+    slope, intercept = change
     scaled = array.astype(np.float32)
     scaled *= np.float32(slope)
     scaled += np.float32(intercept)
     return scaled
-
-
-def _affine_of(path: Path, header: Any, shape: tuple[int, int, int]) -> tuple[Affine, tuple[Finding, ...]]:
-    has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
-    findings: list[Finding] = []
-    try:
-        if has_sform:
-            grid = _grid(shape, header, header.get_sform)
-            findings += _disagreement(grid, header) if has_qform else []
-        elif has_qform:
-            grid = _grid(shape, header, header.get_qform)
-        else:
-            grid = _grid(shape, header, header.get_base_affine)
-            message = f"neither sform nor qform: {grid.orientation} axes assumed, as nibabel does"
-            findings.append(Finding(FindingCode.NO_ORIENTATION, message))
-    except _BAD_FORM as error:
-        found = error.found if isinstance(error, GridError) else str(error)
-        raise NiftiError(
-            path, expected="a finite, invertible affine", found=found, remedy="correct sform or qform"
-        ) from error
-    return grid.affine, tuple(findings)
-
-
-def _grid(shape: tuple[int, int, int], header: Any, form: Callable[[], Affine]) -> Grid:
-    """Place the voxels by one of the header's forms, in mm."""
-    affine = np.array(form(), dtype=np.float64)
-    affine[:3] *= _LENGTH_UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    return Grid(shape, affine)
-
-
-def _disagreement(grid: Grid, header: Any) -> list[Finding]:
-    try:
-        difference = grid.difference(_grid(grid.shape, header, header.get_qform), 100 * GRID_TOLERANCE_MM)
-    except _BAD_FORM as error:
-        difference = error.found if isinstance(error, GridError) else str(error)
-    if difference is None:
-        return []
-    return [Finding(FindingCode.FORMS_DISAGREE, f"sform and qform disagree ({difference}): sform taken")]
 
 
 def _storable(path: Path, volume: Volume | LabelMap) -> NDArray[Any]:

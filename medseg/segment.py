@@ -15,11 +15,12 @@ from medseg.findings import Finding
 from medseg.inference.accepted import ANY_MODALITY
 from medseg.inference.probabilities import probabilities_path
 from medseg.inference.tiles import Advance
+from medseg.labels import AS_PLANNED
 from medseg.model import ModelPackage
 from medseg.nifti import is_nifti, write_nifti
 from medseg.reading import nothing_taken
 from medseg.segmenter import Segmenter
-from medseg.study import Study, output_name, read_study
+from medseg.study import Study, all_findings, output_name, read_study
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Segmentation:
         output: The label map.
         volumes_ml: Volume of every label, by name.
         findings: What was odd about the input.
+        rung: How it was made to fit into memory.
     """
 
     output: Path
     volumes_ml: dict[str, float]
     findings: tuple[Finding, ...]
+    rung: str = AS_PLANNED
 
 
 def dicom_studies(
@@ -144,7 +147,6 @@ def segment_study(
         StorageError: The label map cannot be written.
     """
     images = read_study(study)
-    given = [image for image in images if image is not None]
     target = output if is_nifti(output) else output / output_name(study)
     if target in taken:
         raise InputError(
@@ -157,5 +159,4 @@ def segment_study(
     labels = segmenter.segment(images, advance, probabilities=probabilities)
     write_nifti(target, labels)
     volumes = {label.name: labels.volume_ml(label) for label in labels.labels}
-    findings = [*(f for image in given for f in image.findings), *labels.volume.findings]
-    return Segmentation(target, volumes, tuple(dict.fromkeys(findings)))
+    return Segmentation(target, volumes, all_findings(images, labels.volume), labels.rung)

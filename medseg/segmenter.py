@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,16 @@ from medseg.data.coarse import one_hot
 from medseg.data.transforms import Prepared, build_transforms, prepare
 from medseg.device import Precision, autocast, memory_format, place
 from medseg.errors import ModelError
-from medseg.inference.accepted import check_images
+from medseg.inference.accepted import check_images, orientation_findings
 from medseg.inference.blocks import Sink
 from medseg.inference.labelling import Engine, LabelArray, label_on_grid, last_regions, winners
 from medseg.inference.ladder import Rung, multiple_of, rungs, segment_on_ladder
-from medseg.inference.preflight import Preflight, Work, network_shape, preflight, rungs_that_fit
+from medseg.inference.needs import Method, Work
+from medseg.inference.preflight import Preflight, network_grid, preflight, rungs_that_fit
 from medseg.inference.probabilities import saving_probabilities, shifted
 from medseg.inference.refinement import RefinedEngine
-from medseg.inference.scope import Scope, body_volume, cropped, filled_body, nothing_found, pasted
+from medseg.inference.ring import SumOverflowError
+from medseg.inference.scope import Findings, Scope, body_volume, cropped, filled_body, pasted, told_by
 from medseg.inference.tiles import Advance, Shape, SlidingWindow, TileEngine
 from medseg.labels import LabelMap
 from medseg.model import ModelPackage
@@ -62,10 +64,11 @@ class Segmenter:
         self.device = device
         self.precision = precision
         self.window = window or package.inference
-        dims = package.network.spatial_dims
         self.channels_last = channels_last
         self.scope = Scope()
-        self.networks = [place(network, device, dims, channels_last=channels_last) for network in networks]
+        self.networks = list(networks)
+        self._placed_on: torch.device | None = None
+        self._move(device)
         self._transforms = build_transforms(package.preprocessing, len(package.modalities))
 
     def segment(
@@ -92,90 +95,85 @@ class Segmenter:
             InputError: The number of channels or the modality is not the model's, or a channel is missing that
                 the model needs.
             GridError: The channels do not share one grid.
-            ModelError: The first stage of a cascade is not there.
+            ModelError: The first stage of a cascade is not there, or logits are NaN or infinite.
             StorageError: The probabilities cannot be written.
         """
         images = [image] if isinstance(image, Volume) else list(image)
         check_images(images, self.package)
         first = present_volumes(images)[0]
-        box = self.scope.roi.box(images, advance) if self.scope.roi else None
-        findings = first.findings
-        if self.scope.roi and box is None:
-            findings += (nothing_found(first.source),)
+        box, told = self.scope.roi.box(images, advance) if self.scope.roi else (None, ())
         if box:
             images = [image and cropped(image, box) for image in images]
             coarse = coarse and cropped(coarse, box)
         with saving_probabilities(probabilities, self.package, first.grid) as sink:
-            labels, rung = self._segment_within(images, advance, coarse, shifted(sink, box))
+            labels, rung, of_stages = self._segment_within(images, advance, coarse, shifted(sink, box))
         labels = pasted(labels, box, first.grid.shape) if box else labels
-        volume = Volume(labels, first.affine, source=first.source, findings=findings + rung.findings)
+        findings = (*first.findings, *orientation_findings(first, self.package), *told, *of_stages)
+        volume = Volume(labels, first.affine, source=first.source, findings=findings)
         return LabelMap(volume, self.package.labels, rung.name)
 
     def _segment_within(
         self, images: Sequence[Volume | None], advance: Advance | None, coarse: Volume | None, sink: Sink | None
-    ) -> tuple[LabelArray, Rung]:
+    ) -> tuple[LabelArray, Rung, Findings]:
         """Prepare images, segment them on the ladder of memory and clean the labels."""
-        native = present_volumes(images)[0].grid
+        first = present_volumes(images)[0]
+        native = first.grid
+        told: Findings = ()
         if self.package.coarse and coarse is None:
-            coarse = self._first_stage().segment(images, advance).volume
+            found = self._first_stage().segment(images, advance)
+            coarse, told = found.volume, told_by("the first stage", found)
         body = body_volume(images, self.package.modalities) if self.scope.skip_air else None
         prepared = prepare(self._transforms, images, label=body, coarse=coarse)
 
         def attempt(rung: Rung) -> LabelArray:
-            with self._moved(rung.device):
-                return self.segment_prepared(prepared, native, advance, rung=rung, sink=sink)
+            return self.segment_prepared(prepared, native, advance, rung=rung, sink=sink)
 
-        labels, rung = segment_on_ladder(attempt, self.rungs(prepared.grid.shape, native.shape))
-        return self.package.postprocessing.clean(labels, self.package.labels), rung
+        work = Work(native, prepared.grid, first.array.itemsize, probabilities=sink is not None)
+        labels, rung = segment_on_ladder(attempt, self.rungs(work))
+        return self.package.postprocessing.clean(labels, self.package.labels), rung, (*told, *rung.findings)
 
-    def rungs(self, shape: Shape, native: Shape) -> list[Rung]:
-        """Return the ways to segment an image, from the first that fits the memory allowed.
-
-        Args:
-            shape: Of the image as the network sees it.
-            native: Of the grid that labels are wanted on.
+    def rungs(self, work: Work) -> list[Rung]:
+        """Return the ways to segment a study, from the first that fits the memory allowed.
 
         Raises:
             OutOfMemoryError: None fits.
         """
         steps = rungs(self.engine(), multiple_of(self.networks, self.package.network.spatial_dims))
-        if self.scope.memory_bytes is None:
-            return steps
-        return rungs_that_fit(steps, self.package, shape, native, self.scope.memory_bytes)
+        limit = self.scope.memory_bytes
+        return steps if limit is None else rungs_that_fit(steps, work, self._method, limit)
 
-    def preflight(self, native: Grid, image_bytes: int = 4) -> Preflight:
+    def preflight(self, native: Grid, image_bytes: int = 4, *, probabilities: bool = False) -> Preflight:
         """Return what the whole of an image would take in memory and time; nothing of it is allocated.
+
+        The first stage of a cascade and the coarse model of a region run before: their seconds are added, and where
+        they need more memory than the model itself, it is theirs.
 
         Args:
             native: Grid of the image.
             image_bytes: Of a voxel of it.
-        """
-        work = Work(native.shape, network_shape(self.package.preprocessing, native), image_bytes)
-        steps = rungs(self.engine(), multiple_of(self.networks, self.package.network.spatial_dims))
-        return preflight(
-            work,
-            self.package,
-            steps,
-            self.window,
-            networks=len(self.networks),
-            memory_bytes=self.scope.memory_bytes,
-            precision=self.precision,
-        )
+            probabilities: Whether they are saved.
 
-    @contextmanager
-    def _moved(self, device: torch.device) -> Iterator[None]:
-        """Have the networks on another device for a while."""
-        home, dims = self.device, self.package.network.spatial_dims
-        if device == home:
-            yield
+        Raises:
+            InputError: The image would be too large for the network.
+        """
+        work = Work(native, network_grid(self.package.preprocessing, native), image_bytes, probabilities)
+        steps = rungs(self.engine(), multiple_of(self.networks, self.package.network.spatial_dims))
+        flight = preflight(steps, work, self._method, self.scope.memory_bytes)
+        for model in (self.coarse, self.scope.roi.model if self.scope.roi else None):
+            flight = flight.after(model.preflight(native, image_bytes)) if model else flight
+        return flight
+
+    @property
+    def _method(self) -> Method:
+        return Method(self.package, self.window, self.precision, len(self.networks))
+
+    def _move(self, device: torch.device) -> None:
+        """Have the networks on a device; where memory runs out on the way they are nowhere, and moved anew."""
+        if device == self._placed_on:
             return
-        try:
-            self.device = device
-            self.networks = [place(n, device, dims, channels_last=self.channels_last) for n in self.networks]
-            yield
-        finally:
-            self.device = home
-            self.networks = [place(n, home, dims, channels_last=self.channels_last) for n in self.networks]
+        self._placed_on, dims = None, self.package.network.spatial_dims
+        self.networks = [place(n, device, dims, channels_last=self.channels_last) for n in self.networks]
+        self._placed_on = device
 
     def segment_prepared(
         self,
@@ -197,15 +195,27 @@ class Segmenter:
 
         Returns:
             Label values of the native shape.
+
+        Raises:
+            ModelError: The network gives logits that are NaN or infinite.
         """
+        self._move(rung.device if rung else self.device)
         for network in self.networks:
             network.eval()
         engine = self.engine(prepared.present, prepared.coarse)
         if self.scope.skip_air and prepared.label is not None:
             engine = replace(engine, body=filled_body(prepared.label))
+        engine = rung.applied(engine) if rung else engine
+        with suppress(SumOverflowError):
+            return self._labelled(engine, prepared, native, advance, sink)
+        return self._labelled(replace(engine, sums=torch.float32), prepared, native, advance, sink)
+
+    def _labelled(
+        self, engine: TileEngine, prepared: Prepared, native: Grid, advance: Advance | None, sink: Sink | None
+    ) -> LabelArray:
         with torch.inference_mode():
             return label_on_grid(
-                self._refined(rung.applied(engine) if rung else engine, prepared),
+                self._refined(engine, prepared),
                 prepared,
                 native,
                 self.package.scheme.drawn_values,
@@ -266,7 +276,7 @@ class Segmenter:
         tiles = tiles.contiguous(
             memory_format=memory_format(self.package.network.spatial_dims, channels_last=self.channels_last)
         )
-        with autocast(self.precision, self.device):
+        with autocast(self.precision, tiles.device):
             logits: Tensor = self.networks[0](tiles).float()
             for network in self.networks[1:]:
                 logits += network(tiles).float()

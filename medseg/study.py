@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from medseg.dicom.read import read_stack
 from medseg.dicom.stack import Stack
 from medseg.errors import InputError
+from medseg.findings import Finding
 from medseg.nifti import case_name, read_nifti
 from medseg.volume import Volume
 
@@ -49,6 +52,20 @@ def read_study(study: Study) -> list[Volume | None]:
         return [read_stack(study.stack)]
     files = iter(study.files)
     return [read_nifti(next(files)) if there else None for there in study.present or [True] * len(study.files)]
+
+
+class HasFindings(Protocol):
+    """A volume, or what stands for one."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was odd about it."""
+
+
+def all_findings(images: Iterable[HasFindings | None], labels: HasFindings) -> tuple[Finding, ...]:
+    """Return what was odd about the images of a study and about how they were segmented, each once."""
+    found = [finding for image in images if image is not None for finding in image.findings]
+    return tuple(dict.fromkeys([*found, *labels.findings]))
 
 
 def study_name(study: Study) -> str:

@@ -7,10 +7,13 @@ import resource
 import sys
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
+from medseg.crf import CRF
+from medseg.inference.scope import RegionOfInterest, Scope
 from medseg.labels import LabelSet
 from medseg.segmenter import Segmenter
 from medseg.volume import Volume
@@ -33,13 +36,22 @@ def build(facts) -> Segmenter:
             "inference": tiny.inference.model_copy(update={"tile_size": tuple(facts["tile"])}),
         }
     )
+    if facts.get("crf"):
+        crf = CRF(radius_mm=facts["spacing_mm"], iterations=1)
+        cleaning = package.postprocessing.model_copy(update={"crf": crf})
+        package = package.model_copy(update={"postprocessing": cleaning})
     torch.manual_seed(0)
-    return Segmenter(package, [package.network.build().eval()], torch.device("cpu"))
+    segmenter = Segmenter(package, [package.network.build().eval()], torch.device("cpu"))
+    if coarse := facts.get("coarse_spacing_mm"):
+        segmenter.scope = Scope(RegionOfInterest(build(facts | {"spacing_mm": coarse, "coarse_spacing_mm": None})))
+    return segmenter
 
 
-def noise(shape) -> Volume:
+def noise(shape, *, sheared: bool = False) -> Volume:
     array = np.random.default_rng(0).standard_normal(shape[::-1], dtype=np.float32).T
-    return Volume(array, np.eye(4), modality="MR")
+    affine = np.eye(4)
+    affine[1, 2] = 0.2 * sheared
+    return Volume(array, affine, modality="MR")
 
 
 def main() -> None:
@@ -47,13 +59,19 @@ def main() -> None:
     torch.set_num_threads(1)
     facts = json.loads(sys.argv[1])
     segmenter = build(facts)
-    segmenter.segment(noise((24, 24, 24)))  # what is loaded when it is first used
+    with TemporaryDirectory() as folder:
+        target = Path(folder) / "a.h5" if facts.get("probabilities") else None
+        print(json.dumps(measured(segmenter, facts, target)))
+
+
+def measured(segmenter: Segmenter, facts, target: Path | None) -> dict[str, int]:
+    segmenter.segment(noise((24, 24, 24)), probabilities=target)  # what is loaded when it is first used
     before = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-    image = noise(facts["shape"])
-    segmenter.segment(image)
+    image = noise(facts["shape"], sheared=facts.get("sheared", False))
+    segmenter.segment(image, probabilities=target)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    needs = segmenter.preflight(image.grid).needs
-    print(json.dumps({"estimated": needs.host_bytes, "taken": peak - before}))
+    needs = segmenter.preflight(image.grid, probabilities=target is not None).needs
+    return {"estimated": needs.host_bytes, "taken": peak - before}
 
 
 if __name__ == "__main__":

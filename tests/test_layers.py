@@ -13,8 +13,8 @@ LAYERS = {
     2: ["train", "segment", "batch", "evaluate", "report", "selection"],
     3: [
         "config", "model", "segmenter", "loading", "inference", "tensorfile", "data", "networks", "dicom", "nifti",
-        "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files", "device", "environment",
-        "plan", "provenance", "ensemble", "study", "nnunet",
+        "nifti_header", "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files",
+        "device", "environment", "plan", "provenance", "ensemble", "study", "nnunet",
     ],
     4: ["crf", "losses", "metrics", "postprocess", "scores", "bootstrap"],
     5: ["labels", "regions", "volume", "findings", "files", "yamlfile", "registry", "threads", "extras"],

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from medseg.errors import NiftiError, StorageError
 from medseg.findings import FindingCode
 from medseg.labels import LabelMap, LabelSet
-from medseg.nifti import case_name, is_nifti, read_nifti, write_nifti
+from medseg.nifti import case_name, is_nifti, read_nifti, read_nifti_grid, write_nifti
 from medseg.volume import Volume
 from tests.affines import affine_of, invertible, right_angled, rotation, tilted
 
@@ -673,3 +673,42 @@ def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="a file is in the place of the folder"):
         write_nifti(tmp_path / "file" / "a.nii", Volume(values("u1"), OBLIQUE))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "slope", "code", "units", "image_bytes"),
+    [
+        ((5, 6, 7), np.int16, 1, 1, "mm", 2),
+        ((5, 6, 7, 1), np.float64, 1, 1, "micron", 8),
+        ((5, 6), np.uint8, 0.5, 0, "meter", 4),
+    ],
+)
+def test_the_grid_alone_is_that_of_the_volume(shape, dtype, slope, code, units, image_bytes, tmp_path):
+    image = nib.Nifti1Image(np.ones(shape, dtype), np.diag([1.0, 2.0, 3.0, 1.0]))
+    image.header.set_sform(image.affine, code=code)
+    image.header.set_qform(image.affine, code=0)
+    image.header.set_xyzt_units(units)
+    image.header.set_slope_inter(slope, 0)
+    image.to_filename(tmp_path / "a.nii.gz")
+    volume = read_nifti(tmp_path / "a.nii.gz")
+    grid, found = read_nifti_grid(tmp_path / "a.nii.gz")
+    assert grid.difference(volume.grid) is None
+    assert found == image_bytes == volume.array.itemsize
+
+
+@pytest.mark.parametrize("kind", ["several volumes", "colours", "a pair", "damaged", "missing"])
+def test_the_grid_alone_is_refused_as_the_volume_is(kind, tmp_path):
+    path = tmp_path / "a.nii.gz"
+    dtype = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]) if kind == "colours" else np.uint8
+    image = nib.Nifti1Image(np.zeros((4, 4, 4, 2 if kind == "several volumes" else 1), dtype), np.eye(4))
+    data = bytearray(image.to_bytes())
+    if kind == "a pair":
+        data[344:348] = b"ni1\0"
+    packed = gzip.compress(bytes(data))
+    path.write_bytes(packed[:12] + b"\xff" * 30 + packed[42:] if kind == "damaged" else packed)
+    path = tmp_path / "none.nii" if kind == "missing" else path
+    with pytest.raises(NiftiError) as whole:
+        read_nifti(path)
+    with pytest.raises(NiftiError) as alone:
+        read_nifti_grid(path)
+    assert str(alone.value) == str(whole.value)

@@ -18,15 +18,16 @@ from typing import Any
 
 from medseg.batch.job import Job, JobResult
 from medseg.batch.ledger import Ledger
-from medseg.batch.node import MADE_FOLDER, PROBE_FILE, Order, Unseen, sees, text_of
+from medseg.batch.node import PROBE_FILE, Order, Unseen, sees, text_of
 from medseg.batch.observer import Observer, StopAsked
-from medseg.batch.ray_session import ClusterError, ray_session
+from medseg.batch.ray_session import ray_session
 from medseg.batch.roster import Member, Roster
 from medseg.batch.rows import State
 from medseg.batch.run import StopBatch
-from medseg.batch.settle import settle
-from medseg.errors import InputError, MedsegError, StorageError
-from medseg.files import move_into_place, write_text
+from medseg.batch.scratch import forget_study
+from medseg.batch.settle import settle, tell
+from medseg.errors import ClusterError, InputError, MedsegError, StorageError, UnreadableError
+from medseg.files import write_text
 from medseg.training.interrupt import stop_request
 
 _log = logging.getLogger(__name__)
@@ -262,25 +263,28 @@ class Cluster:
             )
             self._roster.refuse(member, error)
             return
-        gone = InputError(job.name, expected="files that can be read", found="none", remedy="find the inputs anew")
-        self._told(job, self._ledger.refuse(job.key, gone))
+        gone = UnreadableError(
+            job.name,
+            expected="files that can be read",
+            found="none",
+            remedy="see that their storage is there, and try again",
+        )
+        self._told(job, settle(self._ledger, JobResult(job.key, error=gone)))
 
     def _end(self, member: Member, job: Job, result: JobResult) -> None:
-        """Move the outputs of a study to their place, and record it."""
-        made = self._order.scratch / member.name / MADE_FOLDER
-        if any(_size_of(made / output.path) != output.size_bytes for output in result.outputs):
+        """Record a study, its outputs moved to their place."""
+        wrote = zip(result.outputs, result.made, strict=True)
+        if any(_size_of(made) != output.size_bytes for output, made in wrote):
             why = f"{job.name}: what {member.place} wrote has not arrived whole"
-            self._told(job, self._ledger.fail(job.key, "STORAGE", why, replace(result, outputs=()).record()))
-            return
-        for output in result.outputs:
-            move_into_place(made / output.path, self._output / output.path)
-        self._told(job, settle(self._ledger, result))
+            self._told(job, self._ledger.fail(job.key, "STORAGE", why, result.without_outputs().record()))
+        else:
+            self._told(job, settle(self._ledger, result))
+        forget_study(self._order.scratch / member.name, job.key)
         if not isinstance(result.error, InputError | StorageError | None):  # a GPU's context may be lost with it
             self._roster.dismiss(member)
 
-    def _told(self, job: Job, state: State) -> None:
-        if state is not State.FAILED:  # it is tried again
-            self._observer.ended(self._ledger.row(job.key))
+    def _told(self, job: Job, state: State | None) -> None:
+        tell(self._ledger, self._observer, job.key, state)
 
 
 def _size_of(path: Path) -> int:

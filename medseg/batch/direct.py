@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.errors import InputError, MedsegError, OutOfMemoryError, UsageError, is_out_of_memory
+from medseg.batch.worker import known_error
+from medseg.errors import InputError, MedsegError, UsageError, is_out_of_memory
 from medseg.inference.tiles import Advance
 from medseg.nifti import is_nifti
 from medseg.segment import Segmentation, segment_study
 from medseg.segmenter import Segmenter
-from medseg.study import Study, output_name
+from medseg.study import Study, output_name, study_name
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def segment_all(
         )
 
     for study in studies:
-        outcome = _segment_or_refuse(study, segment)
+        outcome = _segment_or_refuse(study, segment, is_alone=len(studies) == 1)
         outcomes.append(outcome)
         if outcome.segmentation:
             written.add(outcome.segmentation.output)
@@ -65,23 +66,20 @@ def segment_all(
     return outcomes
 
 
-def _segment_or_refuse(study: Study, segment: Callable[[Study], Segmentation]) -> Outcome:
+def _segment_or_refuse(study: Study, segment: Callable[[Study], Segmentation], *, is_alone: bool) -> Outcome:
+    """Segment a study or say why not; a bug is an outcome too, but that of a single study, which is to be seen."""
     if study.problem:
         return Outcome(study, None, study.problem)
     try:
         return Outcome(study, segment(study), None)
     except InputError as error:
         return Outcome(study, None, error)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except MedsegError:
+        raise
+    except Exception as error:
+        if is_alone and not is_out_of_memory(error):
             raise
-        shortage = OutOfMemoryError(
-            study.source,
-            expected="an image that fits into memory",
-            found="out of memory",
-            remedy="free memory, or use --device cpu",
-        )
-        return Outcome(study, None, shortage)
+        return Outcome(study, None, known_error(error, study_name(study)))
 
 
 def check_outputs(studies: Sequence[Study], output: Path) -> None:

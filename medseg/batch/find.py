@@ -8,16 +8,18 @@ from pathlib import Path
 
 from medseg.dicom.policy import Policies
 from medseg.dicom.select import SeriesRules
+from medseg.dicom.source import FileSource, Source, find_sources
 from medseg.dicom.studies import SMALL_PILE
-from medseg.errors import InputError, UsageError
+from medseg.errors import DicomError, InputError, UsageError
 from medseg.model import ModelPackage
-from medseg.nifti import case_name
+from medseg.nifti import case_name, is_nifti
 from medseg.reading import nifti_files
 from medseg.segment import dicom_studies
-from medseg.study import Study, nifti_study, study_name
+from medseg.study import Study, nifti_study
 
 Progress = Callable[[int, int], None]
 
+_PREAMBLE_BYTES, _DICOM_MARK = 128, b"DICM"
 _CHANNEL_NAME = re.compile(r"(.+)_\d{4}")
 
 
@@ -60,25 +62,20 @@ def iterate_studies(
     Yields:
         Each study; one with a problem where it cannot be segmented.
 
-    Raises:
-        UsageError: Two studies would be written to the same file.
+    Files that are named twice are found once. A folder that holds NIfTI files directly is read as these, and as
+    DICOM too where there is any in it.
     """
-    names: set[str] = set()
+    known: set[tuple[Path, ...]] = set()
     for path in inputs:
-        studies: Iterable[Study] = _nifti_studies(path, package) or dicom_studies(
-            path, package, rules, policies, progress=progress, small=small
-        )
+        studies = _nifti_studies(path, package)
         for study in studies:
-            name = study_name(study) if study.files else ""
-            if name and name in names:
-                raise UsageError(
-                    "INPUT",
-                    expected="inputs with different names",
-                    found=f"2 inputs called {name}",
-                    remedy="segment them into different folders",
-                )
-            names.add(name)
+            files = tuple(file.resolve() for file in study.files)
+            if files and files in known:
+                continue
+            known.add(files)
             yield study
+        if not studies or (path.is_dir() and _holds_dicom(path)):
+            yield from dicom_studies(path, package, rules, policies, progress=progress, small=small)
 
 
 def given_inputs(inputs: Sequence[Path], from_file: Path | None = None) -> list[Path]:
@@ -124,6 +121,24 @@ def _nifti_studies(path: Path, package: ModelPackage) -> list[Study]:
     if channels == 1 or not path.is_dir():
         return [nifti_study((file,)) for file in files]
     return list(_by_case(files, channels, may_lack=package.preprocessing.channel_flags))
+
+
+def _holds_dicom(path: Path) -> bool:
+    """Whether a folder of NIfTI files holds DICOM as well, told by the mark of such files (PS3.10, 7.1)."""
+    try:
+        return any(map(_is_dicom, find_sources(path).sources))
+    except DicomError:
+        return False
+
+
+def _is_dicom(source: Source) -> bool:
+    if isinstance(source, FileSource) and is_nifti(source.path):
+        return False
+    try:
+        with source.open() as stream:
+            return stream.read(len(_DICOM_MARK) + _PREAMBLE_BYTES)[_PREAMBLE_BYTES:] == _DICOM_MARK
+    except OSError:
+        return False
 
 
 def _by_case(files: Sequence[Path], channels: int, *, may_lack: bool) -> Iterator[Study]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medseg.dicom.policy import Policies
 from medseg.dicom.quiet import quiet_pydicom
-from medseg.dicom.reference import SeriesReference, recall, refer_to
+from medseg.dicom.reference import SeriesReference, recall, refer_to, stamp_of
 from medseg.dicom.series import Series
 from medseg.dicom.stack import stack_series
 from medseg.errors import InputError, MedsegError
@@ -84,6 +84,7 @@ class JobResult:
         rung: How it was made to fit into memory; "" for as planned.
         device: That computed.
         error: Why there is no label map.
+        made: Where each output lies until the ledger moves it to its place; empty where they are there already.
     """
 
     key: str
@@ -94,6 +95,11 @@ class JobResult:
     rung: str = ""
     device: str = ""
     error: MedsegError | None = None
+    made: tuple[Path, ...] = ()
+
+    def without_outputs(self) -> JobResult:
+        """Return what can be said of a study whose outputs never came to their place."""
+        return replace(self, outputs=(), made=())
 
     def record(self) -> dict[str, Any]:
         """Return plain values for JSON, without the error."""
@@ -124,19 +130,19 @@ def result_of(key: str, record: Mapping[str, Any]) -> JobResult:
 
 def job_of(study: Study) -> Job:
     """Return the job of a study; the headers of a DICOM series are no longer held."""
-    name, target = study_name(study), output_name(study)
+    name, target, source = study_name(study), output_name(study), study.source.resolve()
+    files = tuple(file.absolute() for file in study.files)
     if study.problem:
-        stamps = _stamped(study) if study.files else [str(study.source.resolve())]
-        key = _hash("problem", *stamps, type(study.problem).__name__, str(study.problem))
+        stamps = _stamped(study) if study.files else [str(source)]
+        key = _hash("problem", *stamps, study.problem.code, study.problem.expected, study.problem.found)
         place = target if study.files else ""
-        return Job(key, name, place, study.source, study.files, study.present, problem=study.problem)
+        return Job(key, name, place, source, files, study.present, problem=study.problem)
     if study.stack:
         series = study.stack.series
         packed = refer_to(series).pack()
-        return Job(_hash("dicom", series.name, *_series_stamps(series)), name, target, study.source, series=packed)
+        return Job(_hash("dicom", series.name, *_series_stamps(series)), name, target, source, series=packed)
     key = _hash("nifti", *_stamped(study), *map(str, study.present))
-    files = tuple(file.absolute() for file in study.files)
-    return Job(key, name, target, study.source, files, study.present)
+    return Job(key, name, target, source, files, study.present)
 
 
 def _hash(*parts: str) -> str:
@@ -156,11 +162,8 @@ def _stamp(path: Path) -> str:
 
 
 def _series_stamps(series: Series) -> list[str]:
-    """Return size and time of every file, in an order that no folder changes; of an archive's members the UIDs."""
+    """Return size and time of every file, and the UIDs, in an order that no folder changes."""
     stamps = {
-        frame.header.source: " ".join(map(str, frame.header.stamp))
-        if frame.header.stamp
-        else f"{frame.header.sop_instance_uid} {frame.header.source.size}"
-        for frame in series.frames
+        frame.header.source: f"{frame.header.sop_instance_uid} {stamp_of(frame.header)}" for frame in series.frames
     }
     return [*sorted(stamps.values()), *map(str, sorted(frame.number for frame in series.frames))]

@@ -16,14 +16,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.batch.job import Job, JobResult
-from medseg.batch.owner import is_gone, this_process
+from medseg.batch.database import chunks, connect, storing, writing
+from medseg.batch.job import Job, JobResult, Output
+from medseg.batch.owner import is_held, this_process
+from medseg.batch.planning import Terms, delete_files, put, require_alone, share_targets, stays
 from medseg.batch.rows import Row, State, row_of
 from medseg.batch.schema import (
     CLAIM,
@@ -32,17 +34,13 @@ from medseg.batch.schema import (
     LEDGER_FILE,
     LEFT,
     NEXT,
-    PUT,
     RENEW,
     REQUEUE,
-    RETRY,
-    RIVAL,
     TAKE_BACK,
-    chunks,
-    connect,
-    storing,
+    WANTED_AGAIN,
 )
-from medseg.errors import InputError, MedsegError
+from medseg.errors import MedsegError
+from medseg.files import move_into_place
 
 LEASE_S = 120.0
 STRIKES = 3
@@ -59,6 +57,7 @@ class Ledger:
         folder: The output folder.
         model: Hash of the model.
         settings: Hash of how it is run; a study that was done with another model or otherwise is planned anew.
+            What follows a colon counts only where tiles had to be made smaller; see `Terms`.
         strikes: How often a study may fail before it is quarantined.
         lease_s: How long a study is another's without a sign of life.
         clock: Seconds since 1970.
@@ -83,7 +82,8 @@ class Ledger:
     ) -> None:
         self.path = folder / LEDGER_FILE
         self.owner = this_process()
-        self._folder, self._model, self._settings = folder, model, settings
+        self.folder = folder
+        self._terms = Terms(model, settings)
         self._strikes, self._lease_s, self._clock = strikes, lease_s, clock
         self._beat = 0.0
         self._database = connect(self.path, busy_s=busy_s)
@@ -107,17 +107,24 @@ class Ledger:
         Args:
             jobs: One with a problem is refused at once, and so is one whose target another of them has.
             again: Do what is done or refused once more.
+
+        Raises:
+            UsageError: Another process works on this folder with another model or other settings.
         """
+        with self._writing() as database:
+            require_alone(database, self.folder, self._terms, self._clock())
         for some in chunks(jobs, _AT_ONCE):
-            seen = {job.key: self._trace(job.key) for job in some}
-            stays = {job.key for job in some if not again and self._stays(job)}
+            seen = {job.key: self.row(job.key) for job in some}
+            kept = {job.key for job in some if not again and self._stays(job, seen[job.key])}
             with self._writing() as database:
                 for job in some:
-                    if job.key not in stays and self._trace(job.key) == seen[job.key]:
-                        self._put(database, job)
+                    now = self.row(job.key)  # another process may have planned or claimed it meanwhile
+                    if now is None or (job.key not in kept and _trace(now) == _trace(seen[job.key])):
+                        put(database, job, self._terms, self._clock())
                     database.execute("INSERT OR IGNORE INTO mine VALUES (?)", (job.key,))
         with self._writing() as database:
             database.execute(FORGET_PROBLEMS)
+            share_targets(database, self.folder, self._clock())
 
     def claim(self, *, alone: bool = False) -> str | None:
         """Take the next study in work, its attempt counted and on the disk; those never tried come first.
@@ -131,7 +138,7 @@ class Ledger:
         now = self._clock()
         with self._writing() as database:
             self._take_back(database, now)
-            row = database.execute(NEXT, (self._model, self._settings)).fetchone()
+            row = database.execute(NEXT, (self._terms.model, self._terms.settings)).fetchone()
             if row is None:
                 return None
             database.execute(CLAIM, (self.owner, now + self._lease_s, alone, now, row["key"]))
@@ -140,7 +147,7 @@ class Ledger:
     def is_over(self) -> bool:
         """Whether every study that was planned here has ended, whoever worked on it."""
         with storing(self.path):
-            found = self._database.execute(LEFT, (self._model, self._settings)).fetchone()
+            found = self._database.execute(LEFT, (self._terms.model, self._terms.settings)).fetchone()
         return not found[0]
 
     def heartbeat(self) -> None:
@@ -152,16 +159,23 @@ class Ledger:
         with self._writing() as database:
             database.execute(RENEW, (now + self._lease_s, self.owner))
 
-    def finish(self, result: JobResult) -> State:
-        """Record a study that is done; its outputs must be on the disk."""
-        return self._end(result.key, State.DONE, ("", ""), result.record(), 0)
+    def finish(self, result: JobResult) -> State | None:
+        """Record a study that is done, and move its outputs to their place, both or neither.
 
-    def refuse(self, key: str, error: MedsegError, record: Mapping[str, Any] | None = None) -> State:
-        """Record a study that cannot be segmented right."""
-        return self._end(key, State.REFUSED, (error.code, str(error)), record or {}, 0)
+        Returns:
+            The state; None where another process has taken the study over: what was made of it here is not used.
 
-    def fail(self, key: str, code: str, message: str, record: Mapping[str, Any] | None = None) -> State:
-        """Record a strike against a study; the third one quarantines it.
+        Raises:
+            StorageError: An output cannot be moved, or the ledger cannot be written.
+        """
+        return self._end(result.key, State.DONE, ("", ""), result.record(), result=result)
+
+    def refuse(self, key: str, error: MedsegError, record: Mapping[str, Any] | None = None) -> State | None:
+        """Record a study that cannot be segmented right; an earlier label map of it is deleted."""
+        return self._end(key, State.REFUSED, (error.code, str(error)), record or {})
+
+    def fail(self, key: str, code: str, message: str, record: Mapping[str, Any] | None = None) -> State | None:
+        """Record a strike against a study; the third one quarantines it. An earlier label map of it is deleted.
 
         Args:
             key: Of the study.
@@ -169,8 +183,11 @@ class Ledger:
             message: For people, free of patient data.
             record: What is known of it all the same.
         """
-        state = State.QUARANTINED if self.row(key).strikes + 1 >= self._strikes else State.FAILED
-        return self._end(key, state, (code, message), record or {}, 1)
+        row = self.row(key)
+        if row is None:
+            return None
+        state = State.QUARANTINED if row.strikes + 1 >= self._strikes else State.FAILED
+        return self._end(key, state, (code, message), record or {}, strike=1)
 
     def requeue(self, keys: Sequence[str]) -> None:
         """Give studies back that were begun and are not at fault; the attempt does not count."""
@@ -178,9 +195,14 @@ class Ledger:
             database.executemany(REQUEUE, [(key, self.owner) for key in keys])
 
     def retry(self, states: Iterable[State]) -> int:
-        """Plan all studies of some states anew, without strikes; return how many they are."""
+        """Let the next `plan` take studies of some states up anew, without strikes; return how many they are.
+
+        Until then, and where no command plans them, they keep their state and reason.
+        """
         with self._writing() as database:
-            return sum(database.execute(RETRY, (state.value,)).rowcount for state in states)
+            for state in states:
+                database.execute(WANTED_AGAIN, (state.value,))
+            return int(database.execute("SELECT count(*) FROM again").fetchone()[0])
 
     def rows(self, *, mine: bool = False) -> list[Row]:
         """Return every study, in the order of planning; `mine` for those that were planned here alone."""
@@ -189,17 +211,11 @@ class Ledger:
             found = self._database.execute(f"SELECT studies.* FROM studies {join}ORDER BY number, name")
             return [row_of(dict(row)) for row in found]
 
-    def row(self, key: str) -> Row:
-        """Return one study.
-
-        Raises:
-            KeyError: There is none of that key.
-        """
+    def row(self, key: str) -> Row | None:
+        """Return one study; None where there is none of that key."""
         with storing(self.path):
             found = self._database.execute("SELECT * FROM studies WHERE key = ?", (key,)).fetchone()
-        if found is None:
-            raise KeyError(key)
-        return row_of(dict(found))
+        return row_of(dict(found)) if found else None
 
     def summary(self, *, mine: bool = False) -> dict[State, int]:
         """Return how many studies there are of each state."""
@@ -221,73 +237,55 @@ class Ledger:
             found = self._database.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
         return json.loads(found["value"]) if found else None
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Give the database within one transaction, which is on the disk at the end or has never been."""
+    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        return writing(self._database, self.path)
+
+    def _stays(self, job: Job, row: Row | None) -> bool:
+        if row is None:
+            return False
         with storing(self.path):
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
-
-    def _trace(self, key: str) -> tuple[State, int, str] | None:
-        """Return what another process would change by planning or claiming a study."""
-        try:
-            row = self.row(key)
-        except KeyError:
-            return None
-        return row.state, row.attempts, row.worker
-
-    def _stays(self, job: Job) -> bool:
-        try:
-            row = self.row(job.key)
-        except KeyError:
-            return False
-        if (row.model, row.settings) != (self._model, self._settings) or job.problem:
-            return False
-        if row.state is State.DONE:
-            return row.is_whole(self._folder)
-        return row.state is not State.REFUSED or row.version == __version__
-
-    def _put(self, database: sqlite3.Connection, job: Job) -> None:
-        problem = job.problem or self._rival(database, job)
-        if job.target and not problem:
-            database.execute("DELETE FROM studies WHERE target = ? AND key != ?", (job.target, job.key))
-        values = (job.key, job.name, str(job.source), job.target, self._model, self._settings, __version__)
-        refusal = ("refused", problem.code, str(problem)) if problem else ("planned", "", "")
-        database.execute(PUT, (*values, *refusal))
-
-    def _rival(self, database: sqlite3.Connection, job: Job) -> InputError | None:
-        """Return why a study cannot be written, where another one of this batch has the same target."""
-        found = database.execute(RIVAL, (job.target, job.key)).fetchone()
-        if not found:
-            return None
-        return InputError(
-            job.source,
-            expected="a label map of its own",
-            found=f"{job.target}, which another study of this batch has",
-            remedy="segment it into another folder",
-        )
+            is_wanted = self._database.execute("SELECT 1 FROM again WHERE key = ?", (job.key,)).fetchone()
+        return not is_wanted and stays(row, job, self._terms, self.folder)
 
     def _take_back(self, database: sqlite3.Connection, now: float) -> None:
         """Plan studies again that are in nobody's work any more; quarantine what has come to that too often."""
         running = database.execute("SELECT * FROM studies WHERE state = 'running' AND worker != ?", (self.owner,))
         for row in running.fetchall():
-            if row["lease"] >= now and not is_gone(row["worker"]):
+            if is_held(row["worker"], row["lease"], now):
                 continue
             strikes = row["strikes"] + row["alone"]
             is_out = strikes >= self._strikes or row["attempts"] >= MOST_ATTEMPTS
             message = f"the program ended {row['attempts']} times while this study was in work" if is_out else ""
             state = State.QUARANTINED if is_out else State.PLANNED
             database.execute(TAKE_BACK, (state.value, strikes, "CRASH" if is_out else "", message, row["key"]))
+            if is_out:
+                delete_files(database, self.folder, row["key"])
 
-    def _end(self, key: str, state: State, why: tuple[str, str], record: Mapping[str, Any], strike: int) -> State:
+    def _end(
+        self,
+        key: str,
+        state: State,
+        why: tuple[str, str],
+        record: Mapping[str, Any],
+        *,
+        strike: int = 0,
+        result: JobResult | None = None,
+    ) -> State | None:
         """Record how a study ended that this process has in work; nothing where it lost it to another one."""
-        values = (state.value, *why, json.dumps(record), self._clock(), __version__, strike)
+        settings = self._terms.settings_of(result) if result else self._terms.settings
+        values = (state.value, *why, json.dumps(record), self._clock(), __version__, strike, settings)
+        outputs: Sequence[Output] = result.outputs if result else ()
         with self._writing() as database:
-            database.execute(END, (*values, key, self.owner))
+            if not database.execute(END, (*values, key, self.owner)).rowcount:
+                return None
+            for output, made in zip(outputs, result.made if result else (), strict=False):
+                move_into_place(made, self.folder / output.path)
+            for output in outputs:
+                database.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (output.path, key))
+            delete_files(database, self.folder, key, but=[output.path for output in outputs])
         return state
+
+
+def _trace(row: Row | None) -> tuple[State, int, str] | None:
+    """Return what another process would change by planning or claiming a study."""
+    return (row.state, row.attempts, row.worker) if row else None

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from medseg.batch.job import Job
-from medseg.batch.worker import Advance, Images, Segmented
+from medseg.batch.scratch import study_folder
+from medseg.batch.worker import LABELS_FILE, Advance, Images, Segmented
 from medseg.device import pick_device
 from medseg.dicom.policy import Policies
 from medseg.errors import ModelError
@@ -31,7 +32,7 @@ class StudyNetwork:
         model: A package, or a run folder that holds one.
         options: How it is run.
         device: Where; in place of that of `options`.
-        scratch: Where probabilities are written, for the writer to move.
+        scratch: Where probabilities are written, in the study's folder.
         sharers: Network workers that share this machine's processors.
 
     Raises:
@@ -55,7 +56,7 @@ class StudyNetwork:
 
     def __call__(self, job: Job, images: Images, advance: Advance | None = None) -> Segmented:
         """See `medseg.batch.worker.Network`."""
-        file = probabilities_path(self._scratch / job.target) if self._scratch else None
+        file = probabilities_path(study_folder(self._scratch, job.key) / LABELS_FILE) if self._scratch else None
         labels = self._segmenter.segment(images, advance, probabilities=file)
         extra = (file,) if file else ()
         return Segmented(labels, labels.rung, str(self._segmenter.device), extra)
@@ -94,7 +95,9 @@ def model_hash(model: Path) -> str:
 
 
 def settings_hash(options: InferenceOptions, policies: Policies) -> str:
-    """Return the SHA-256 of what changes a label map beside model and input.
+    """Return the SHA-256 of what changes a label map beside model and input, then a colon and the memory.
+
+    That a study may take: it changes a label map only where tiles have to be made smaller.
 
     Raises:
         ModelError: The coarse model of a region of interest cannot be read.
@@ -102,4 +105,4 @@ def settings_hash(options: InferenceOptions, policies: Policies) -> str:
     chosen = {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
     chosen |= {"roi_from": model_hash(options.roi_from)} if options.roi_from else {}
     text = json.dumps([chosen, policies.model_dump()], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return f"{hashlib.sha256(text.encode()).hexdigest()}:{options.memory or ''}"

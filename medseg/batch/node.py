@@ -25,23 +25,24 @@ from medseg.files import make_folder, write_text
 from medseg.loading import InferenceOptions
 
 PROBE_FILE = "probe"
-MADE_FOLDER = "made"
 
 
-def study_crew(model: Path, options: InferenceOptions, policies: Policies, output: Path, scratch: Path) -> Crew:
+def study_crew(
+    model: Path, options: InferenceOptions, policies: Policies, scratch: Path, *, sharers: int = 1
+) -> Crew:
     """Return the crew of `medseg segment`; with the first three given it is what an `Order` wants.
 
     Args:
         model: The package, absolute.
         options: How it is run; the device is another's choice.
         policies: What to do about irregular DICOM series.
-        output: The output folder.
-        scratch: A folder on the same file system.
+        scratch: A folder on the file system of the outputs.
+        sharers: Network workers that share this machine's processors.
     """
     return Crew(
         partial(StudyReader, policies),
-        partial(StudyNetwork, model, options, scratch=scratch),
-        partial(StudyWriter, output, scratch),
+        partial(StudyNetwork, model, options, scratch=scratch, sharers=sharers),
+        partial(StudyWriter, scratch),
     )
 
 
@@ -50,8 +51,8 @@ class Order:
     """What every machine of a cluster is to do; it is sent to each.
 
     Attributes:
-        crew: Given an output folder and a scratch folder, makes the crew of a worker that writes there; the model's
-            path in it must be absolute.
+        crew: Given a scratch folder, makes the crew of a worker that writes there; the model's path in it must be
+            absolute.
         model: The package; every machine must see it under this path.
         model_sha256: By `medseg.batch.network.model_hash`.
         scratch: A folder on the file system of the outputs; every machine must see it under this path.
@@ -59,7 +60,7 @@ class Order:
         version: Of medseg.
     """
 
-    crew: Callable[[Path, Path], Crew]
+    crew: Callable[[Path], Crew]
     model: Path
     model_sha256: str
     scratch: Path
@@ -99,14 +100,13 @@ class NodeWorker:
             self._check()
             if self._device == "cpu":
                 torch.set_num_threads(self._threads)
-            crew = self._order.crew(make_folder(self._folder / MADE_FOLDER), self._folder)
-            self._worker = Worker(crew, self._device)
+            self._worker = Worker(self._order.crew(make_folder(self._folder)), self._device)
         except Exception as error:  # noqa: BLE001 - it is told to who waits for it
             return known_error(error, "a machine of the cluster")
         return None
 
     def run(self, job: Job) -> JobResult | Unseen:
-        """Segment a study; the outputs are in the folder ``made`` of its own folder.
+        """Segment a study; the outputs are in its own folder, see `JobResult.made`.
 
         Raises:
             RuntimeError: It was not opened.

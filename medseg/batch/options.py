@@ -13,8 +13,10 @@ class BatchOptions:
         time_limit_s: Of one study; None for no limit. In one process there is none.
         in_process: Read, compute and write one after the other, in this process.
         readers: Processes that read.
+        writers: Processes that write.
     """
 
     time_limit_s: float | None = None
     in_process: bool = False
     readers: int = 1
+    writers: int = 1

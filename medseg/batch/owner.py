@@ -29,6 +29,18 @@ def is_gone(owner: str) -> bool:
     return _start_of(int(pid)) != start
 
 
+def is_held(owner: str, lease: float, now: float) -> bool:
+    """Whether somebody still works on a study: a living process of this machine, or any within its lease.
+
+    A living process keeps a study for as long as it lives, as reading and writing renew no lease. What this very
+    process has left behind is nobody's after the lease.
+    """
+    host, pid, *_ = (*owner.split(":"), "", "")
+    if not owner or is_gone(owner):
+        return False
+    return lease >= now or (host == platform.node() and pid.isdecimal() and int(pid) != os.getpid())
+
+
 def _start_of(pid: int) -> str:
     """Return when a process began, in ticks since the machine did; "" where the system does not tell."""
     try:

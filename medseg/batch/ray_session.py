@@ -12,18 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from medseg.errors import MedsegError, UsageError
+from medseg.errors import ClusterError, UsageError
 from medseg.extras import import_extra
 
 _STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; only paths and results go through it
 _KNOCK_S = 10.0
-
-
-class ClusterError(MedsegError):
-    """A cluster cannot be joined, or none of its machines can be used; what was in work is planned again."""
-
-    code = "CLUSTER"
-    exit_status = 5
 
 
 @contextmanager

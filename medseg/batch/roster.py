@@ -12,8 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from medseg.batch.node import NodeWorker, Order
-from medseg.batch.ray_session import ClusterError
-from medseg.errors import MedsegError, UsageError, listed
+from medseg.errors import ClusterError, MedsegError, UsageError, listed
 
 MOST_STARTS = 3
 """How often a worker may be lost while it starts, until its machine is left."""

@@ -12,7 +12,8 @@ from medseg.batch.ledger import Ledger
 from medseg.batch.observer import Observer
 from medseg.batch.options import BatchOptions
 from medseg.batch.rows import State
-from medseg.batch.settle import settle
+from medseg.batch.scratch import forget_study
+from medseg.batch.settle import settle, tell
 from medseg.batch.stages import Stages
 from medseg.batch.worker import Crew, Worker
 from medseg.training.interrupt import StopRequest, stop_request
@@ -33,13 +34,12 @@ class StopBatch(Exception):  # noqa: N818 - no error, but a way out
 
 
 def plan_batch(ledger: Ledger, jobs: Iterable[Job], *, again: bool = False) -> dict[str, Job]:
-    """Put jobs into the ledger, one after the other as they come; return those that can be done, by key."""
+    """Put jobs into the ledger, one after the other as they come; return them by key."""
     kept: dict[str, Job] = {}
 
     def keeping() -> Iterator[Job]:
         for job in jobs:
-            if job.problem is None:
-                kept[job.key] = job
+            kept[job.key] = job
             yield job
 
     ledger.plan(keeping(), again=again)
@@ -78,7 +78,7 @@ def run_batch(
         if ledger.is_over():
             return
         if options.in_process:
-            _run_here(ledger, jobs, Worker(crew, devices[0]), observer, request)
+            _run_here(ledger, jobs, Worker(crew, devices[0]), scratch, observer, request)
         else:
             stages = Stages(ledger, jobs, crew, devices, scratch, observer, options)
             stages.run(request.is_set)
@@ -87,7 +87,12 @@ def run_batch(
 
 
 def _run_here(
-    ledger: Ledger, jobs: Mapping[str, Job], worker: Worker, observer: Observer, request: StopRequest
+    ledger: Ledger,
+    jobs: Mapping[str, Job],
+    worker: Worker,
+    scratch: Path,
+    observer: Observer,
+    request: StopRequest,
 ) -> None:
     """Do one study after the other; what others have in work is waited for, in case they give it back."""
 
@@ -103,11 +108,11 @@ def _run_here(
             time.sleep(_OTHERS_S)
             continue
         try:
-            result = worker.run(jobs[key], advance)
+            tell(ledger, observer, key, settle(ledger, worker.run(jobs[key], advance)))
         except KeyboardInterrupt:
             ledger.requeue([key])
             if request.is_set():
                 return
             raise
-        if settle(ledger, result) is not State.FAILED:
-            observer.ended(ledger.row(key))
+        finally:
+            forget_study(scratch, key)

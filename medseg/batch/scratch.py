@@ -89,12 +89,31 @@ def scratch_folder(output: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     folder = make_folder(output / f"{_PREFIX}-{this_process().replace(':', '-')}")
     try:
-        (folder / "owner").write_text(this_process(), encoding="utf-8")
+        try:
+            (folder / "owner").write_text(this_process(), encoding="utf-8")
+        except OSError as error:
+            raise storage_error(folder, error) from error
         yield folder
-    except OSError as error:
-        raise storage_error(folder, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def study_folder(scratch: Path, key: str) -> Path:
+    """Return the folder of a study within a scratch folder, made where it is not there; see `forget_study`.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    try:
+        (scratch / key).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(scratch, error) from error
+    return scratch / key
+
+
+def forget_study(scratch: Path, key: str) -> None:
+    """Delete all that a study has left in a scratch folder, also that of a process that was killed."""
+    shutil.rmtree(scratch / key, ignore_errors=True)
 
 
 def _owner_of(folder: Path) -> str:

@@ -1,14 +1,16 @@
-"""A result -> the ledger: done, refused, or a strike; the whole batch stops where the disk is full."""
+"""A result -> the ledger: done, refused, or a strike; the whole batch stops where nothing can be written."""
 
 from __future__ import annotations
 
 from medseg.batch.job import JobResult
 from medseg.batch.ledger import Ledger
+from medseg.batch.observer import Observer
 from medseg.batch.rows import State
-from medseg.errors import InputError, OutOfMemoryError, StorageError
+from medseg.errors import InputError, OutOfMemoryError, StorageError, UnreadableError
+from medseg.files import is_of_the_whole_disk, make_folder
 
 
-def settle(ledger: Ledger, result: JobResult) -> State:
+def settle(ledger: Ledger, result: JobResult) -> State | None:
     """Record what became of a study that this process had claimed.
 
     Args:
@@ -16,17 +18,36 @@ def settle(ledger: Ledger, result: JobResult) -> State:
         result: Of a `medseg.batch.worker.Worker`.
 
     Returns:
-        The state; FAILED is tried again.
+        The state; FAILED is tried again. None where another process has taken the study over.
 
     Raises:
         StorageError: Outputs or ledger cannot be written: nothing more can be done. The study is planned again.
     """
     error = result.error
     if error is None:
-        return ledger.finish(result)
-    if isinstance(error, StorageError):
+        try:
+            return ledger.finish(result)
+        except StorageError as unwritten:
+            error = unwritten
+    if isinstance(error, StorageError) and _stops_all(ledger, error):
         ledger.requeue([result.key])
         raise error
-    if isinstance(error, InputError) and not isinstance(error, OutOfMemoryError):
+    if isinstance(error, InputError) and not isinstance(error, OutOfMemoryError | UnreadableError):
         return ledger.refuse(result.key, error, result.record())
-    return ledger.fail(result.key, error.code, str(error), result.record())
+    return ledger.fail(result.key, error.code, str(error), result.without_outputs().record())
+
+
+def tell(ledger: Ledger, observer: Observer, key: str, state: State | None) -> None:
+    """Tell of a study that has ended here: not of one that is tried again, nor of one that another process has."""
+    row = ledger.row(key) if state not in (None, State.FAILED) else None
+    if row:
+        observer.ended(row)
+
+
+def _stops_all(ledger: Ledger, error: StorageError) -> bool:
+    """Whether no other study can be written either."""
+    try:
+        make_folder(ledger.folder)
+    except StorageError:
+        return True
+    return is_of_the_whole_disk(error)

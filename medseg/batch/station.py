@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.batch.job import Job
-from medseg.batch.scratch import Parked, park
+from medseg.batch.scratch import Parked, park, study_folder
 from medseg.batch.worker import Advance, Network, Reader, Segmented, Writer, known_error
 from medseg.errors import InputError, MedsegError, StorageError
 from medseg.labels import LabelMap, LabelSet
@@ -28,6 +28,7 @@ Build = Callable[[], Step]
 
 _CONTEXT = get_context("spawn")
 _PROGRESS_S = 0.2
+_KILL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,12 @@ class Station:
     Args:
         build: Makes the stage, in the new process; picklable.
         name: For people.
+        starts: How often in a row one before it could not start.
     """
 
-    def __init__(self, build: Build, name: str) -> None:
-        self.name = name
+    def __init__(self, build: Build, name: str, starts: int = 0) -> None:
+        self.build, self.name, self.starts = build, name, starts
+        self.born = time.monotonic()
         self.job: Job | None = None
         self.since = 0.0
         self.is_ready = False
@@ -134,7 +137,7 @@ class Station:
         self._process.join(wait_s)
         status = self._process.exitcode
         self._process.kill()
-        self._process.join()
+        self._process.join(_KILL_S)  # one that waits for a device or a share may outlive it
         self.connection.close()
         return -signal.SIGKILL if status is None else status
 
@@ -145,7 +148,8 @@ def reading(make: Callable[[], Reader], scratch: Path) -> Step:
 
     def step(job: Job, _: Any, __: Advance) -> tuple[Parked | None, ...]:
         images = enumerate(reader(job))
-        return tuple(park(image, scratch / f"{job.key}.{n}.raw") if image else None for n, image in images)
+        folder = study_folder(scratch, job.key)
+        return tuple(park(image, folder / f"{n}.raw") if image else None for n, image in images)
 
     return step
 
@@ -156,7 +160,7 @@ def segmenting(make: Callable[[str], Network], device: str, scratch: Path) -> St
 
     def step(job: Job, given: tuple[Parked | None, ...], advance: Advance) -> Drawn:
         made = network(job, [parked.volume() if parked else None for parked in given], advance)
-        parked = park(made.labels.volume, scratch / f"{job.key}.labels.raw")
+        parked = park(made.labels.volume, study_folder(scratch, job.key) / "labels.raw")
         return Drawn(parked, made.labels.labels, made.rung, made.device, made.extra)
 
     return step
@@ -174,7 +178,8 @@ def writing(make: Callable[[], Writer]) -> Step:
 
 
 def _serve(connection: Connection[Any, Any], build: Build) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it decides what Ctrl-C means
+    for number in (signal.SIGINT, signal.SIGTERM):  # who started it decides what they mean, and gets them too
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         step = build()

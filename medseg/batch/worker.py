@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Protocol
 
 from medseg.batch.job import Job, JobResult, Output
+from medseg.batch.scratch import study_folder
 from medseg.dicom.policy import Policies
-from medseg.errors import InputError, MedsegError, OutOfMemoryError, is_out_of_memory
-from medseg.files import move_into_place, sha256_of
+from medseg.dicom.reference import SeriesReference
+from medseg.errors import InputError, MedsegError, OutOfMemoryError, UnreadableError, is_out_of_memory
+from medseg.files import sha256_of
 from medseg.labels import LabelMap
-from medseg.nifti import write_nifti
-from medseg.study import read_study
+from medseg.nifti import case_name, write_nifti
+from medseg.study import all_findings, read_study
 from medseg.volume import Volume
 
 Advance = Callable[[int, int], None]
 Images = list[Volume | None]
+
+LABELS_FILE = "labels.nii.gz"
+"""Name of a label map in its study's scratch folder; the final one may be as long as names can be."""
 
 
 class BugError(MedsegError):
@@ -37,7 +42,7 @@ class Segmented:
         labels: The label map on the images' own grid.
         rung: How it was made to fit into memory; "" for as planned.
         device: That computed.
-        extra: Files that were written beside the label map, in the scratch folder.
+        extra: Further files, in the study's scratch folder; named as `LABELS_FILE`, with another ending.
     """
 
     labels: LabelMap
@@ -48,9 +53,16 @@ class Segmented:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written of a study: its files, and the volume of every label in millilitres by name."""
+    """What was written of a study.
+
+    Attributes:
+        outputs: Its files.
+        made: Where each lies, until it is moved to its place.
+        volumes_ml: Volume of every label, by name.
+    """
 
     outputs: tuple[Output, ...]
+    made: tuple[Path, ...]
     volumes_ml: Mapping[str, float]
 
 
@@ -86,32 +98,46 @@ class StudyReader:
     policies: Policies = field(default_factory=Policies)
 
     def __call__(self, job: Job) -> Images:
-        """See `Reader`."""
-        return read_study(job.study(self.policies))
+        """See `Reader`.
+
+        Raises:
+            UnreadableError: A file cannot be read now, whatever is in it.
+        """
+        try:
+            return read_study(job.study(self.policies))
+        except InputError as error:
+            reason = None if job.problem else _unread(job, error)
+            if reason is None:
+                raise
+            raise UnreadableError(
+                job.name,
+                expected="files that can be read",
+                found=reason,
+                remedy="see that their storage is there, and try again",
+            ) from error
 
 
 @dataclass(frozen=True)
 class StudyWriter:
-    """Writes label maps, first into a scratch folder; a half-written one is never seen in the output folder.
+    """Writes label maps into a scratch folder; who owns the ledger moves them to their place.
+
+    So neither a half-written one is ever seen in the output folder, nor one of a process that has lost its study.
 
     Attributes:
-        output: The output folder.
-        scratch: A folder on the same file system, which is emptied at the next start.
+        scratch: A folder on the file system of the outputs, which is emptied at the next start.
     """
 
-    output: Path
     scratch: Path
 
     def __call__(self, job: Job, made: Segmented) -> Written:
         """See `Writer`."""
-        temporary = self.scratch / f"{job.key[:16]}.{job.target}"
+        temporary = study_folder(self.scratch, job.key) / LABELS_FILE
         write_nifti(temporary, made.labels)
-        files = {temporary: job.target} | {file: file.name for file in made.extra}
-        outputs = [Output(name, sha256_of(file), file.stat().st_size) for file, name in files.items()]
-        for file, name in files.items():
-            move_into_place(file, self.output / name)
+        stem, own = case_name(Path(job.target)), case_name(temporary)
+        files = {temporary: job.target} | {file: stem + file.name.removeprefix(own) for file in made.extra}
+        outputs = tuple(Output(name, sha256_of(file), file.stat().st_size) for file, name in files.items())
         labels = made.labels
-        return Written(tuple(outputs), {label.name: labels.volume_ml(label) for label in labels.labels})
+        return Written(outputs, tuple(files), {label.name: labels.volume_ml(label) for label in labels.labels})
 
 
 @dataclass(frozen=True)
@@ -172,8 +198,24 @@ def result_from(
     key: str, images: Sequence[Volume | None], made: Segmented, written: Written, timings: Mapping[str, float]
 ) -> JobResult:
     """Put together what the three stages say of a study that is done."""
-    findings = tuple(finding for image in images if image is not None for finding in image.findings)
-    return JobResult(key, written.outputs, written.volumes_ml, findings, dict(timings), made.rung, made.device)
+    findings = all_findings(images, made.labels.volume)
+    done = (written.outputs, written.volumes_ml, findings, dict(timings), made.rung, made.device)
+    return JobResult(key, *done, made=written.made)
+
+
+def _unread(job: Job, error: InputError) -> str | None:
+    """Return why the files of a study cannot be read, where it is the storage that does not give them."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno:
+        return cause.strerror or type(cause).__name__
+    files = SeriesReference.unpack(job.series).files if job.series else job.files
+    try:
+        for file in files:
+            with Path(file).open("rb") as stream:
+                stream.read(1)
+    except OSError as now:
+        return now.strerror or type(now).__name__
+    return None
 
 
 def known_error(error: Exception, name: str) -> MedsegError:

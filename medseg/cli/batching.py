@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from medseg.batch.schema import LEDGER_FILE
 from medseg.cli.batchview import BatchView, print_summary
 from medseg.cli.clustering import work_on_cluster
 from medseg.cli.console import console, errors, progress_bar
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from medseg.loading import InferenceOptions
     from medseg.study import Study
 
+USUAL_RETRIES = 2
 FEW = 3
 """Studies from which on there is a ledger, and processes overlap."""
 
 INTERRUPTED = 130
-LEDGER_FILE = "ledger.sqlite"
 COMMAND_NOTE, ENVIRONMENT_NOTE = "command", "environment"
 _PANEL = "Batches"
 
@@ -63,8 +64,8 @@ InProcess = Annotated[
     typer.Option(
         "--in-process/--processes",
         help="Read, compute and write one after the other in one process; or at the same time in several, so that "
-        "a crash costs one study. Several take seconds to start, and are the default from 3 studies on, and with "
-        "--time-limit.",
+        "a crash costs one study. Several take seconds to start, and are the default from 3 studies on, with "
+        "--time-limit, and where OUTPUT has a ledger.",
         rich_help_panel=_PANEL,
         show_default=False,
     ),
@@ -122,7 +123,7 @@ class Batch:
         from medseg.environment import environment
 
         hashes = model_hash(self.model), settings_hash(self.options, self.policies)
-        strikes = self.retries + 1
+        strikes, is_known = self.retries + 1, has_ledger(self.output)
         with Ledger(self.output, *hashes, strikes=strikes) as ledger, scratch_folder(self.output) as scratch:
             jobs = plan_batch(ledger, map(job_of, self._checked(studies)), again=again)
             found()
@@ -130,31 +131,26 @@ class Batch:
             ledger.note(ENVIRONMENT_NOTE, environment())
             start = time.monotonic()
             try:
-                status = self._work(ledger, jobs, scratch)
+                status = self._work(ledger, jobs, scratch, is_known=is_known)
             finally:
                 with suppress(StorageError):
                     conclude(ledger, self.output, time.monotonic() - start)
         return status
 
-    def _work(self, ledger: Ledger, jobs: dict[str, Job], scratch: Path) -> int:
-        from functools import partial
-
-        from medseg.batch.network import StudyNetwork, devices_for
+    def _work(self, ledger: Ledger, jobs: dict[str, Job], scratch: Path, *, is_known: bool) -> int:
+        from medseg.batch.network import devices_for
+        from medseg.batch.node import study_crew
         from medseg.batch.options import BatchOptions
         from medseg.batch.run import StopBatch, run_batch
-        from medseg.batch.worker import Crew, StudyReader, StudyWriter
 
         devices = [] if self.cluster else devices_for(self.options.device)
-        left = sum(row.state.value in ("planned", "running", "failed") for row in ledger.rows(mine=True))
-        here = left < FEW and not self.time_limit_s if self.in_process is None else self.in_process
-        crew = Crew(
-            partial(StudyReader, self.policies),
-            partial(
-                StudyNetwork, self.model.absolute(), self.options, scratch=scratch.absolute(), sharers=len(devices)
-            ),
-            partial(StudyWriter, self.output.absolute(), scratch.absolute()),
+        is_small = len(jobs) < FEW and not (is_known or self.time_limit_s)
+        here = is_small if self.in_process is None else self.in_process
+        crew = study_crew(
+            self.model.absolute(), self.options, self.policies, scratch.absolute(), sharers=len(devices)
         )
-        options = BatchOptions(self.time_limit_s, here)
+        several = (len(devices) + 1) // 2 or 1
+        options = BatchOptions(self.time_limit_s, here, readers=several, writers=several)
         with progress_bar() as progress:
             try:
                 if self.cluster:

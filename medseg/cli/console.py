@@ -17,6 +17,9 @@ console = Console()
 errors = Console(stderr=True)
 
 
+_SPEED_S = 3600.0  # an eta needs steps within it
+
+
 def progress_bar() -> Progress:
     """Return a progress bar with count, time and ETA; it draws on stderr, if that is a terminal, and vanishes."""
     return Progress(
@@ -31,4 +34,5 @@ def progress_bar() -> Progress:
         console=errors,
         transient=True,
         disable=not errors.is_terminal,
+        speed_estimate_period=_SPEED_S,
     )

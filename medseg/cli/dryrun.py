@@ -44,8 +44,13 @@ _SCALES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _HOUR_S = 3600
 
 
-def print_dry_run(segmenter: Segmenter, studies: Iterable[Study]) -> None:
+def print_dry_run(segmenter: Segmenter, studies: Iterable[Study], *, probabilities: bool = False) -> None:
     """Print, of each study, its grids, tiles, bytes and seconds, and whether it fits.
+
+    Args:
+        segmenter: The model.
+        studies: What it would segment.
+        probabilities: Whether it would save them.
 
     Raises:
         MedsegError: Never for a study: what is wrong with one is printed in its place.
@@ -57,17 +62,18 @@ def print_dry_run(segmenter: Segmenter, studies: Iterable[Study]) -> None:
     for study in studies:
         try:
             grid, image_bytes = study_grid(study)
+            flight = segmenter.preflight(grid, image_bytes, probabilities=probabilities)
         except InputError as error:
             console.print(f"{escape(study_name(study))}: {escape(str(error))}", soft_wrap=True)
             continue
-        console.print(_table(study_name(study), segmenter.preflight(grid, image_bytes)))
+        console.print(_table(study_name(study), flight))
 
 
 def _table(name: str, flight: Preflight) -> Table:
     needs, rung = flight.needs, flight.rung
     table = Table("what", "how much", title=escape(name))
-    table.add_row("native grid", _by(flight.work.native))
-    table.add_row("network grid", _by(flight.work.network))
+    table.add_row("native grid", _by(flight.work.native.shape))
+    table.add_row("network grid", _by(flight.work.network.shape))
     table.add_row("tiles", f"{flight.tiles} of {_by(rung.tile)}, {rung.batch_size} at once")
     table.add_row("device", f"{rung.device}, {rung.name}")
     for place, parts in (("host", needs.host), (str(rung.device), needs.device)):

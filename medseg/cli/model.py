@@ -63,6 +63,14 @@ def import_nnunet(
         str | None,
         typer.Option(help="Name of the model. Default: data set and configuration.", show_default=False),
     ] = None,
+    orientation: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as LPS: to which ends of the patient the axes of the training files ran. Images are turned "
+            "likewise. Default: images are taken as they are stored, where nnU-Net did.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Make a model package of a model that nnU-Net 2 trained; it predicts the same.
 
@@ -80,7 +88,7 @@ def import_nnunet(
     from medseg.nnunet.package import NnunetChoice
     from medseg.nnunet.package import import_nnunet as write_package
 
-    choice = NnunetChoice(configuration, _folds(folds), checkpoint.value, name)
+    choice = NnunetChoice(configuration, _folds(folds), checkpoint.value, name, orientation)
     package = write_package(results, output, choice)
     console.print(_summary(output, package), _label_table(package))
     _say(f"Written: {output}")

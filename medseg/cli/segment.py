@@ -13,6 +13,7 @@ from rich.table import Table
 
 from medseg.cli.batching import (
     FEW,
+    USUAL_RETRIES,
     Batch,
     FromFile,
     InProcess,
@@ -89,7 +90,7 @@ def segment(
     from_file: FromFile = None,
     resume: Resume = True,
     time_limit: TimeLimit = None,
-    retries: Retries = 2,
+    retries: Retries = USUAL_RETRIES,
     in_process: InProcess = None,
     cluster: ClusterAddress = None,
     on_tilt: OnTilt = None,
@@ -119,7 +120,6 @@ def segment(
 
     if overlap is not None and not 0 <= overlap <= 0.9:
         raise UsageError("--overlap", expected="a share from 0 to 0.9", found=f"{overlap}", remedy="try 0.5")
-    make_folder(output.parent if is_nifti(output) else output)
     options = InferenceOptions(
         device,
         overlap=overlap,
@@ -147,11 +147,16 @@ def segment(
     if dry_run:
         _dry_run(model, options, studies)
         return
+    make_folder(output.parent if is_nifti(output) else output)
     if cluster and (is_nifti(output) or in_process is not None):
         raise _not_with_cluster()
     limit_s = parse_time(time_limit, "--time-limit") if time_limit else None
+    is_watched = limit_s is not None or in_process is False or retries != USUAL_RETRIES
+    if (limit_s and in_process) or (is_watched and is_nifti(output)):
+        raise _not_watched()
     first = list(islice(studies, FEW))
-    if is_nifti(output) or (len(first) < FEW and not (from_file or cluster or has_ledger(output))):
+    is_batch = from_file or cluster or is_watched or has_ledger(output)
+    if is_nifti(output) or (len(first) < FEW and not is_batch):
         few = [*first, *studies]
         scanned.stop()
         raise typer.Exit(_segment_few(model, options, few, output))
@@ -168,10 +173,19 @@ def _not_with_cluster() -> UsageError:
     )
 
 
+def _not_watched() -> UsageError:
+    return UsageError(
+        "--time-limit, --retries, --processes",
+        expected="a folder as -o, and with --time-limit no --in-process",
+        found="something else",
+        remedy="leave one of them out: only another process can end a study that takes too long",
+    )
+
+
 def _dry_run(model: Path, options: InferenceOptions, studies: Iterable[Study]) -> None:
     from medseg.loading import load_segmenter
 
-    print_dry_run(load_segmenter(model, options), studies)
+    print_dry_run(load_segmenter(model, options), studies, probabilities=options.save_probabilities)
 
 
 def _segment_few(model: Path, options: InferenceOptions, studies: Sequence[Study], output: Path) -> int:
@@ -213,6 +227,8 @@ def refusal(source: Path, error: MedsegError) -> str:
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     """Print the volumes of the first label maps, and what was odd about every input."""
+    from medseg.labels import AS_PLANNED
+
     done = [outcome.segmentation for outcome in outcomes if outcome.segmentation]
     for result in done[:_MOST_TABLES]:
         table = Table("label", title=escape(result.output.name))
@@ -221,6 +237,8 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
             table.add_row(escape(name), f"{volume:.1f}" if volume else "[dim]absent[/dim]")
         console.print(table)
     for result in done:
+        if result.rung != AS_PLANNED:
+            console.print(f"{escape(result.output.name)}: to fit into memory: {result.rung}", soft_wrap=True)
         for finding in result.findings:
             console.print(f"{escape(result.output.name)}: {escape(str(finding))}", soft_wrap=True)
     where = escape(str(done[0].output if len(outcomes) == 1 else done[0].output.parent)) if done else "nothing"

@@ -1,7 +1,8 @@
 """The first stage of a cascade as input of the second: its label map, which the network sees as one mask a label.
 
-The map is resampled to the nearest label and stored as it is, one small integer a voxel; the masks are made when
-the network looks at a patch or a tile. So labels are never interpolated as numbers, and a store stays small.
+The map is resampled to the nearest label, with splines as nnU-Net does, and stored as it is, one small integer a
+voxel; the masks are made when the network looks at a patch or a tile. So labels are never interpolated as numbers,
+and a store stays small.
 """
 
 from __future__ import annotations

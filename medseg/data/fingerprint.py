@@ -15,6 +15,17 @@ from medseg.volume import Volume
 
 MAX_VOXELS_A_CASE = 10_000
 Triple = tuple[float, float, float]
+_BY_AXIS = (
+    "median_spacing_mm",
+    "smallest_spacing_mm",
+    "largest_spacing_mm",
+    "percentile_10_spacing_mm",
+    "smallest_extent_mm",
+    "largest_extent_mm",
+    "median_extent_mm",
+    "median_cropped_extent_mm",
+    "median_shape",
+)
 Shape = tuple[int, int, int]
 
 
@@ -63,6 +74,11 @@ class Fingerprint(BaseModel):
     label_values: tuple[int, ...] = Field(
         default=(), description="Values above 0 that occur in at least one case, in ascending order."
     )
+
+    def along(self, axes: Sequence[int]) -> Fingerprint:
+        """Return the same with its axes in another order: the present one of each new one."""
+        values = {name: getattr(self, name) for name in _BY_AXIS}
+        return self.model_copy(update={name: tuple(value[a] for a in axes) for name, value in values.items()})
 
 
 class CaseMeasurement(BaseModel):

@@ -24,23 +24,29 @@ _SMALLEST_STD = 1e-8
 _FACES = 6  # neighbours of a voxel
 
 
-def normalize(image: Tensor, rules: Sequence[Intensity]) -> None:
+def normalize(image: Tensor, rules: Sequence[Intensity], inside: Tensor | None = None) -> None:
     """Normalise each channel by its own rule, in place.
 
     Args:
         image: float32 (C, i, j, k).
         rules: One a channel, complete.
+        inside: bool (i, j, k), what rules with `filled` measure and change; `filled_mask` by default.
 
     Raises:
         InputError: A channel that is to be of an RGB image has values beyond 0 to 255.
     """
-    masked = any(isinstance(rule, ZScoreIntensity) and rule.filled for rule in rules)
-    mask = filled_mask(image) if masked else None
+    masked = any(has_mask(rule) for rule in rules)
+    mask = filled_mask(image) if masked and inside is None else inside
     for channel, rule in zip(image, rules, strict=True):
-        if isinstance(rule, ZScoreIntensity) and rule.filled and mask is not None:
+        if has_mask(rule):
             _zscore(channel, mask)
         else:
             _RULES[type(rule)](channel, rule)
+
+
+def has_mask(rule: Intensity) -> bool:
+    """Whether a rule measures and changes the voxels of `filled_mask` only."""
+    return isinstance(rule, ZScoreIntensity) and rule.filled
 
 
 def filled_mask(image: Tensor) -> Tensor:

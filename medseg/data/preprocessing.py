@@ -15,6 +15,7 @@ from medseg.data.fingerprint import Fingerprint
 Positive = Annotated[float, Field(gt=0)]
 AxisSpacing = Positive | Literal["keep"]
 
+STORED = "stored"  # the orientation of axes that are not turned
 _SMALLEST_WINDOW_HU = 1.0  # where the foreground is constant
 _SMALLEST_STD_HU = 1e-3
 
@@ -35,8 +36,8 @@ class CTIntensity(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> CTIntensity:
-        if self.clip_hu is not None and self.clip_hu[0] >= self.clip_hu[1]:
-            raise ValueError(f"clip_hu must rise, found {list(self.clip_hu)}")
+        if self.clip_hu is not None and self.clip_hu[0] > self.clip_hu[1]:
+            raise ValueError(f"clip_hu must not fall, found {list(self.clip_hu)}")
         return self
 
 
@@ -106,21 +107,21 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    orientation: Literal["RAS", "stored"] = Field(
+    orientation: str = Field(
         default="RAS",
-        description="How axes lie before anything else: turned to R, A, S, or as they are stored. Stored DICOM "
-        "is i along a row, j along a column, k along the stack of slices.",
+        pattern=r"^([RL][AP][SI]|stored)$",
+        description="How axes lie before anything else: turned to R, A, S, or the other way such as LPS; or as "
+        "they are stored. Stored DICOM is i along a row, j along a column, k along the stack of slices.",
     )
     axes: tuple[int, int, int] = Field(
         default=(0, 1, 2),
         description="Which axis of the image, once oriented, each axis of the network is. What is given an axis "
         "here, such as spacing, tiles and mirroring, counts the network's.",
     )
-
     spacing_mm: tuple[AxisSpacing, AxisSpacing, AxisSpacing] | None = Field(
         default=None,
-        description="Voxel spacing along R, A, S that the network works at; 'keep' leaves an axis as it is; "
-        "the median of the training cases if unset.",
+        description="Voxel spacing along R, A, S, or the network's own axes, that it works at; 'keep' leaves an "
+        "axis as it is; the median of the training cases if unset.",
     )
     crop_above: float | None = Field(
         default=None,
@@ -153,6 +154,8 @@ class Preprocessing(BaseModel):
     def _check(self) -> Preprocessing:
         if sorted(self.axes) != [0, 1, 2]:
             raise ValueError(f"axes must name 0, 1 and 2 once each, found {list(self.axes)}")
+        if self.orientation == STORED and self.spacing_mm is None:
+            raise ValueError("orientation: stored needs spacing_mm: what is measured counts R, A, S")
         if self.crop_nonzero and self.crop_above is not None:
             raise ValueError("crop_above and crop_nonzero are two crops: give one")
         return self
@@ -188,12 +191,12 @@ class Preprocessing(BaseModel):
             _completed_ct(rule, fingerprint, channel) if isinstance(rule, CTIntensity) else rule
             for channel, rule in enumerate(rules)
         )
-        spacing = self.spacing_mm or fingerprint.median_spacing_mm
+        spacing = self.spacing_mm or fingerprint.along(self.axes).median_spacing_mm
         return self.model_copy(update={"intensity": intensity, "spacing_mm": spacing})
 
     def spacing_of(self, fingerprint: Fingerprint) -> tuple[float, float, float]:
-        """Return the spacing in mm along R, A, S that the network sees; the median of what was measured if open."""
-        median = fingerprint.median_spacing_mm
+        """Return the spacing in mm along the network's axes; the median of what was measured if open."""
+        median = fingerprint.along(self.axes).median_spacing_mm
         wanted = self.spacing_mm or median
         i, j, k = (mm if axis == "keep" else axis for axis, mm in zip(wanted, median, strict=True))
         return i, j, k

@@ -188,6 +188,19 @@ def neighbours(
     return low, inside - low
 
 
+def nearest_planes(coordinates: Coordinates, size: int, *, tolerance: float = 0.0) -> Coordinates:
+    """Round coordinates to planes of an axis; half-way goes to the higher one.
+
+    Args:
+        coordinates: In planes.
+        size: Of the axis.
+        tolerance: What counts as half-way below it, for coordinates that are not exact.
+
+    Source: The rule of ``scipy.ndimage.map_coordinates`` of order 0, which nnU-Net takes along a coarse axis.
+    """
+    return np.clip(np.floor(coordinates + 0.5 + tolerance), 0, size - 1)
+
+
 def _resample_channel(x: Tensor, outer: _Taps, inner: list[_Taps], out: Tensor) -> None:
     """Fill `out` plane by plane along the first axis of `x`."""
     ready: dict[int, Tensor] = {}  # input planes, resampled within themselves

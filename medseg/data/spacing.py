@@ -52,7 +52,7 @@ class ExactSpacingd(MapTransform):  # type: ignore[misc]
 
 
 class SplineSpacingd(MapTransform):  # type: ignore[misc]
-    """Resample to a spacing, images by cubic splines and labels by halves; see `medseg.data.spline`.
+    """Resample to a spacing, images by cubic splines and labels by their shares; see `medseg.data.spline`.
 
     Args:
         keys: Which entries.

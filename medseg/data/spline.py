@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.data.resample import resample_axes
+from medseg.data.resample import nearest_planes, resample_axes
 from medseg.volume import Grid
 
 Spacing = tuple[float, float, float]
@@ -25,6 +25,7 @@ Shape = tuple[int, int, int]
 _MOST_ISOTROPIC = 3.0  # of the largest spacing to the smallest
 _EDGE = 12  # border values that stand for all beyond: what lies 12 voxels off weighs 1e-7
 _DIGITS = 6  # of a spacing
+_TIE = 1e-6  # between shares of labels
 
 
 def header_spacing(grid: Grid) -> Spacing:
@@ -109,33 +110,42 @@ def resize(x: Tensor, shape: Shape, separate: int | None = None) -> Tensor:
     x = torch.clamp(x, low, high)
     if separate is None:
         return x
-    planes = nearest_planes(x.shape[separate + 1], shape[separate])
+    planes = _nearest(x.shape[separate + 1], shape[separate])
     return x.index_select(separate + 1, torch.from_numpy(planes).to(x.device))
 
 
 def resize_labels(x: Tensor, shape: Shape, separate: int | None = None) -> Tensor:
-    """Resample a label map to another shape with the same outer faces: a label is where at least half of it is.
+    """Resample a label map to another shape with the same outer faces: a voxel has the label with the most of it.
 
-    Each label, the background too, is interpolated linearly on its own; where two have one half, the larger one is.
+    Each label, the background too, is interpolated linearly on its own. Where several have the most, the label of
+    the nearest voxel is taken if it is one of them (half-way goes to the higher index), else the smallest of them.
 
     Args:
-        x: Label values (1, i, j, k).
+        x: Label values (1, i, j, k), also negative ones.
         shape: Wanted (i, j, k).
         separate: Axis along which the nearest plane is taken.
 
     Returns:
         (1, *shape), of the type of `x`; `x` itself where it has the shape.
+
+    Source: ``resize_segmentation`` of batchgenerators 0.25.5, by which nnU-Net brings the labels of a cascade's
+    first stage to the grid of the second.
     """
     if tuple(x.shape[1:]) == tuple(shape):
         return x
-    places = [
-        nearest_planes(size, new).astype(np.float64) if axis == separate else centres(size, new)
-        for axis, (size, new) in enumerate(zip(x.shape[1:], shape, strict=True))
-    ]
-    out = x.new_zeros((1, *shape))
+    sizes = list(zip(x.shape[1:], shape, strict=True))
+    planes = [_nearest(size, new) for size, new in sizes]
+    places = [p.astype(np.float64) if n == separate else centres(*sizes[n]) for n, p in enumerate(planes)]
+    nearest = x
+    for axis, indices in enumerate(planes):
+        nearest = nearest.index_select(axis + 1, torch.from_numpy(indices).to(x.device))
+    out, most, own = nearest.clone(), torch.zeros(nearest.shape), torch.zeros(nearest.shape)
     for value in np.unique(x.numpy()).tolist():  # in ascending order
-        out[resample_axes((x == value).float(), places) >= 0.5] = value
-    return out
+        share = resample_axes((x == value).float(), places)
+        own = torch.where(nearest == value, share, own)
+        out[share > most + _TIE] = value
+        most = torch.maximum(most, share)
+    return torch.where(own >= most - _TIE, nearest, out)
 
 
 def spline_matrix(size: int, new: int) -> NDArray[np.float64]:
@@ -154,14 +164,14 @@ def spline_matrix(size: int, new: int) -> NDArray[np.float64]:
     return np.asarray(weights @ coefficients)
 
 
-def nearest_planes(size: int, new: int) -> NDArray[np.int64]:
-    """Return the index of the nearest of `size` planes for each of `new`; half-way goes to the higher index."""
-    return np.clip(np.floor(centres(size, new) + 0.5), 0, size - 1).astype(np.int64)
-
-
 def centres(size: int, new: int) -> NDArray[np.float64]:
     """Return where the centres of `new` voxels lie among `size` voxels of the same extent."""
     return np.asarray((np.arange(new) + 0.5) * (size / new) - 0.5, dtype=np.float64)
+
+
+def _nearest(size: int, new: int) -> NDArray[np.int64]:
+    """Return the index of the nearest of `size` planes for each of `new` with the same outer faces."""
+    return nearest_planes(centres(size, new), size).astype(np.int64)
 
 
 def _basis(size: int) -> NDArray[np.float64]:

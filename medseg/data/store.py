@@ -25,6 +25,7 @@ import numpy as np
 
 from medseg.data.channels import present_volumes
 from medseg.data.coarse import read_coarse
+from medseg.data.digest import digest_facts
 from medseg.data.manifest import Case
 from medseg.data.preprocessing import Preprocessing
 from medseg.data.space import bytes_of, expected_bytes, full_disk, require_space
@@ -127,7 +128,7 @@ class _Builder:
         facts = {
             "layout": _LAYOUT_VERSION,
             "files": file_stamp(case),
-            "preprocessing": self.preprocessing.model_dump(mode="json"),
+            "preprocessing": digest_facts(self.preprocessing),
             "labels": self.labels.indices,
             "ignore_value": self.ignore_value,
             "dtype": self.dtype,

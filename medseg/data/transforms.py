@@ -17,8 +17,8 @@ from monai.transforms import Compose, CropForegroundd, MapTransform, Orientation
 from torch import Tensor
 
 from medseg.data.channels import present_volumes
-from medseg.data.normalize import normalize
-from medseg.data.preprocessing import Intensity, Preprocessing
+from medseg.data.normalize import filled_mask, has_mask, normalize
+from medseg.data.preprocessing import STORED, Intensity, Preprocessing
 from medseg.data.spacing import IMAGE, NEAREST_AXIS, Data, ExactSpacingd, SplineSpacingd, grid_of, placed
 from medseg.errors import InputError, MedsegError, is_out_of_memory
 from medseg.volume import Grid, Volume, require_same_grid
@@ -26,6 +26,7 @@ from medseg.volume import Grid, Volume, require_same_grid
 LABEL, COARSE = "label", "coarse"
 _RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _KEEP_SPACING = ("keep", "keep", "keep")
+_OUTSIDE = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +91,33 @@ class PermuteAxesd(MapTransform):  # type: ignore[misc]
         return out
 
 
+class MarkOutsided(MapTransform):  # type: ignore[misc]
+    """Label -1 what is background of the first stage and outside `filled_mask`, as nnU-Net does.
+
+    What the first stage drew counts as inside where intensities are measured, and -1 takes part as a label of its
+    own where the map is resampled; `UnmarkOutsided` then makes it background again.
+    """
+
+    def __call__(self, data: Data) -> dict[Hashable, Any]:
+        """Mark every key."""
+        for key in self.key_iterator(data):
+            labels = data[key].as_tensor()
+            labels[(labels == 0) & ~filled_mask(data[IMAGE].as_tensor())] = _OUTSIDE
+        return dict(data)
+
+
+class UnmarkOutsided(MapTransform):  # type: ignore[misc]
+    """Make background what `MarkOutsided` marked."""
+
+    def __call__(self, data: Data) -> dict[Hashable, Any]:
+        """Change every key."""
+        for key in self.key_iterator(data):
+            data[key].as_tensor().clamp_(min=0)
+        return dict(data)
+
+
 class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
-    """Normalise each channel by its own rule, in place.
+    """Normalise each channel by its own rule, in place; rules with `filled` measure what is not marked as outside.
 
     Args:
         keys: Which entries.
@@ -105,8 +131,9 @@ class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
     def __call__(self, data: Data) -> dict[Hashable, Any]:
         """Normalise every key."""
         out = dict(data)
+        inside = out[COARSE].as_tensor()[0] != _OUTSIDE if COARSE in out else None
         for key in self.key_iterator(out):
-            normalize(out[key].as_tensor(), self.rules)
+            normalize(out[key].as_tensor(), self.rules, inside)
         return out
 
 
@@ -119,8 +146,8 @@ def build_transforms(preprocessing: Preprocessing, channels: int) -> Callable[[D
     """
     keys = (IMAGE, LABEL, COARSE)
     steps: list[Any] = [StackVolumesd(keys, allow_missing_keys=True)]
-    if preprocessing.orientation == "RAS":
-        steps.append(Orientationd(keys, axcodes="RAS", labels=_RAS_LABELS, allow_missing_keys=True))
+    if (axcodes := preprocessing.orientation) != STORED:
+        steps.append(Orientationd(keys, axcodes=axcodes, labels=_RAS_LABELS, allow_missing_keys=True))
     if preprocessing.axes != (0, 1, 2):
         steps.append(PermuteAxesd(keys, preprocessing.axes))
     if preprocessing.crops:
@@ -129,11 +156,17 @@ def build_transforms(preprocessing: Preprocessing, channels: int) -> Callable[[D
             CropForegroundd(keys, source_key=IMAGE, select_fn=select, allow_smaller=True, allow_missing_keys=True)
         )
     spacing = preprocessing.spacing_mm or _KEEP_SPACING
-    normalization = NormalizeChannelsd((IMAGE,), preprocessing.for_channels(channels))
+    rules = preprocessing.for_channels(channels)
+    normalization = NormalizeChannelsd((IMAGE,), rules)
+    as_nnunet = preprocessing.spline is not None or any(has_mask(rule) for rule in rules)
+    if as_nnunet:
+        steps.append(MarkOutsided((COARSE,), allow_missing_keys=True))
     if preprocessing.spline is None:
         steps += [ExactSpacingd(keys, spacing), normalization]
     else:
         steps += [normalization, SplineSpacingd(keys, spacing, preprocessing.spline)]
+    if as_nnunet:
+        steps.append(UnmarkOutsided((COARSE,), allow_missing_keys=True))
     return Compose(steps)  # type: ignore[no-any-return]
 
 
@@ -191,12 +224,19 @@ def check_same_grid(first: Volume, other: Volume) -> None:
 
 
 def _check_finite(volume: Volume) -> None:
+    array = volume.array
+    if array.dtype.kind != "f":
+        return
     # a sum is finite only where every value is: one pass, and no array of its own
-    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array.sum(dtype=np.float64)):
+    found = "" if np.isfinite(array.sum(dtype=np.float64)) else "NaN or infinite ones"
+    if not found and array.dtype.itemsize > 4:
+        low, high = float(array.min()), float(array.max())
+        found = f"values from {low:.3g} to {high:.3g}" if max(-low, high) > np.finfo(np.float32).max else ""
+    if found:
         raise InputError(
             volume.source or "volume",
-            expected="finite values",
-            found="NaN or infinite ones",
+            expected="finite values that 32 bits hold",
+            found=found,
             remedy="replace them, by the value of air for example",
         )
 

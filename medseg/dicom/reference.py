@@ -6,10 +6,11 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medseg.dicom.frame import Frame, Stamp
+from medseg.dicom.frame import Frame, Header, Stamp
 from medseg.dicom.header import Skip
 from medseg.dicom.quiet import quiet_pydicom
 from medseg.dicom.scan import read_all
@@ -29,7 +30,7 @@ class SeriesReference:
         name: `Series.name`.
         files: Path of each file, or of its archive; may hold a patient's name, so never to be shown.
         offsets: Where each begins in its archive; -1 for a file of its own.
-        stamps: Size and time of each, as they were.
+        stamps: By `stamp_of`, as they were.
         frames: (number of the file, number of the frame in it), in the order of the series.
         parts: The fields of `Series` but for its frames.
     """
@@ -59,9 +60,17 @@ class SeriesReference:
         )
 
 
+def stamp_of(header: Header) -> Stamp:
+    """Return size and time of a file, checksum and time of an archive's member; others where it has changed."""
+    if not isinstance(header.source, ZipSource):
+        return header.stamp
+    info = header.source.info
+    return info.CRC, int("".join(f"{part:02}" for part in info.date_time))
+
+
 def refer_to(series: Series) -> SeriesReference:
     """Return the reference of a series that was scanned."""
-    stamps = {frame.header.source: frame.header.stamp for frame in series.frames}
+    stamps = {frame.header.source: stamp_of(frame.header) for frame in series.frames}
     numbers = {source: number for number, source in enumerate(stamps)}
     places = tuple((numbers[frame.header.source], frame.number) for frame in series.frames)
     findings = [{"code": f.code.value, "message": f.message, "where": f.where} for f in series.findings]
@@ -91,7 +100,10 @@ def recall(reference: SeriesReference) -> Series:
     frames = tuple(_frame(reference, by_file[file], number) for file, number in reference.frames)
     parts = dict(reference.parts)
     findings = tuple(Finding(FindingCode(f["code"]), f["message"], f["where"]) for f in parts.pop("findings"))
-    return Series(frames, findings=findings, **parts)
+    series = Series(frames, findings=findings, **parts)
+    if series.name != reference.name:
+        raise _changed(reference, "files of another series")
+    return series
 
 
 def _location(source: Source) -> tuple[str, int]:
@@ -108,11 +120,20 @@ def _sources(reference: SeriesReference) -> list[Source]:
         file for file, offset in zip(reference.files, reference.offsets, strict=True) if offset != _NO_ARCHIVE
     }
     for archive in archives:
-        members |= {_location(source): source for source in find_sources(Path(archive)).sources}
+        try:
+            members |= _members(archive, Path(archive).stat().st_mtime_ns)
+        except OSError as error:
+            raise _changed(reference, "an archive that cannot be read") from error
     return [
         FileSource(Path(file)) if offset == _NO_ARCHIVE else _member(reference, members, (file, offset))
         for file, offset in zip(reference.files, reference.offsets, strict=True)
     ]
+
+
+@lru_cache(maxsize=1)
+def _members(archive: str, _: int) -> dict[tuple[str, int], Source]:
+    """Return the members of an archive by place; the last list is kept, as series come one after another."""
+    return {_location(source): source for source in find_sources(Path(archive)).sources}
 
 
 def _member(reference: SeriesReference, members: dict[tuple[str, int], Source], place: tuple[str, int]) -> Source:
@@ -124,7 +145,7 @@ def _member(reference: SeriesReference, members: dict[tuple[str, int], Source], 
 def _unchanged(reference: SeriesReference, result: Sequence[Frame] | Skip, stamp: Stamp) -> Sequence[Frame]:
     if isinstance(result, Skip):
         raise _changed(reference, result.value)
-    if result[0].header.stamp != stamp:
+    if stamp_of(result[0].header) != stamp:
         raise _changed(reference, "a file of another size or time")
     return result
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from medseg.data.preprocessing import STORED
 from medseg.errors import InputError
+from medseg.findings import Finding, FindingCode
 from medseg.model import ModelPackage
 from medseg.volume import Volume
 
@@ -53,3 +55,22 @@ def check_images(images: Sequence[Volume | None], package: ModelPackage) -> None
                 found=str(volume.modality),
                 remedy="choose a model for this modality",
             )
+
+
+def orientation_findings(image: Volume, package: ModelPackage) -> tuple[Finding, ...]:
+    """Return what is to be said of how an image lies, for a model that takes axes as they are stored.
+
+    DICOM's slices are stacked by rules of their own: the files that the model was trained on may lie otherwise, and
+    then the model sees a mirrored patient.
+
+    Args:
+        image: The first channel.
+        package: The model.
+    """
+    if package.preprocessing.orientation != STORED or not image.slices:
+        return ()
+    message = (
+        f"the model takes axes as they are stored, here {image.grid.orientation}: if its training files were "
+        "stored otherwise, it sees the image mirrored; import it again with --orientation"
+    )
+    return (Finding(FindingCode.STORED_ORIENTATION, message, image.source),)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.data.resample import GridMap, resample_axes, sample_points
-from medseg.inference.places import AxisPlaces, axis_places, is_inside, nearest_planes, permutation, pieces
+from medseg.data.resample import GridMap, nearest_planes, resample_axes, sample_points
+from medseg.inference.places import HALF_WAY_TOLERANCE, AxisPlaces, axis_places, is_inside, permutation, pieces
 from medseg.inference.tiles import Slab
 
 Place = tuple[slice, slice, slice]
@@ -54,6 +55,21 @@ def every_class(slabs: Iterator[Slab], grids: GridMap, nearest_axis: int | None 
         yield from _sampled(slabs, grids, nearest_axis)
     else:
         yield from _separable(slabs, axis_places(grids, nearest_axis), permutation(grids.target_axes))
+
+
+def block_bytes(grids: GridMap, channels: int) -> int:
+    """Return the bytes of the largest block's logits."""
+    shape = grids.target.shape
+    axis = int(np.argmax(np.abs(grids.matrix[2, :3])))  # that blocks follow one another along
+    plane = 4 * channels * prod(shape) // shape[axis]
+    return plane if grids.target_axes is None else min(plane * shape[axis], max(plane, _CHUNK_BYTES))
+
+
+def window_planes(grids: GridMap) -> int:
+    """Return the most planes of logits that are kept at once where the grids' axes do not run along one another."""
+    reaches = sorted(_reaches(grids, int(np.argmax(np.abs(grids.matrix[2, :3])))), key=lambda reach: reach[1])
+    first = np.minimum.accumulate([reach[0] for reach in reaches][::-1])[::-1]
+    return int(max(last + 1 - low for low, (_, last, _) in zip(first, reaches, strict=True)))
 
 
 def _separable(slabs: Iterator[Slab], places: Sequence[AxisPlaces], order: Sequence[int]) -> Iterator[Block]:
@@ -109,7 +125,8 @@ def _plane(slab: Slab, grids: GridMap, axis: int, number: int, nearest_axis: int
     if not inside.any():
         return None
     if nearest_axis is not None:
-        points[:, nearest_axis] = nearest_planes(points[:, nearest_axis], grids.source.shape[nearest_axis])
+        planes = grids.source.shape[nearest_axis]
+        points[:, nearest_axis] = nearest_planes(points[:, nearest_axis], planes, tolerance=HALF_WAY_TOLERANCE)
     i, j, k = (slice(int(n[inside].min()), int(n[inside].max()) + 1) for n in index)
     box = np.zeros(index.shape[1], dtype=bool)
     box |= np.all([(n >= s.start) & (n < s.stop) for n, s in zip(index, (i, j, k), strict=True)], axis=0)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.data.resample import Coordinates, GridMap, neighbours
+from medseg.data.resample import Coordinates, GridMap, nearest_planes, neighbours
 from medseg.inference.tiles import Slab
 
 INSIDE_TOLERANCE = 1e-4
@@ -72,7 +72,7 @@ def axis_places(grids: GridMap, nearest_axis: int | None = None) -> list[AxisPla
         inside = np.flatnonzero(is_inside(coordinates, size))
         first = int(inside[0]) if len(inside) else 0
         if axis == nearest_axis:
-            coordinates = nearest_planes(coordinates, size)
+            coordinates = nearest_planes(coordinates, size, tolerance=HALF_WAY_TOLERANCE)
         found.append(AxisPlaces(first, *neighbours(coordinates[inside], size)))
     return found
 
@@ -81,14 +81,6 @@ def is_inside(coordinates: Coordinates, size: int) -> NDArray[np.bool_]:
     """Which coordinates lie within the voxels of an axis, the outer faces included."""
     within: NDArray[np.bool_] = coordinates >= -0.5 - INSIDE_TOLERANCE
     return within & (coordinates <= size - 0.5 + INSIDE_TOLERANCE)
-
-
-def nearest_planes(coordinates: Coordinates, size: int) -> Coordinates:
-    """Round coordinates to planes of an axis; half-way goes to the higher one.
-
-    Source: The rule of ``scipy.ndimage.map_coordinates`` of order 0, which nnU-Net takes along a coarse axis.
-    """
-    return np.clip(np.floor(coordinates + 0.5 + HALF_WAY_TOLERANCE), 0, size - 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,71 +1,29 @@
-"""Pre-flight: the memory and the time that a study takes, from shapes alone, before anything of it is allocated."""
+"""Pre-flight: the memory and the time that a study takes, before anything of it is allocated."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import numpy as np
+import nibabel as nib
 import torch
 from torch.nn import functional as F
 
-from medseg.data.fingerprint import in_ras
-from medseg.data.preprocessing import Preprocessing
+from medseg.data.preprocessing import STORED, Preprocessing
+from medseg.data.spacing import spaced_grid
+from medseg.data.spline import faced_grid, header_spacing
 from medseg.device import Precision, autocast, free_bytes
 from medseg.errors import OutOfMemoryError
-from medseg.inference.forward import ForwardCost, forward_cost
 from medseg.inference.ladder import Rung
-from medseg.inference.ring import SLAB_BYTES
-from medseg.inference.tiles import Shape, SlidingWindow, tile_count, tile_starts
-from medseg.model import ModelPackage
-from medseg.volume import Grid
+from medseg.inference.needs import Method, Needs, Work, forward_of, needs_of
+from medseg.inference.tiles import tile_count
+from medseg.volume import Affine, Grid
 
-_LABELLING_BYTES = 128 << 20  # beside a slab, while it is labelled
 _BENCH_CHANNELS, _BENCH_SIZE = 32, 48
 _BENCH_RUNS = 3
-
-
-@dataclass(frozen=True)
-class Work:
-    """The shapes of one study.
-
-    Attributes:
-        native: Of the image, and of the label map.
-        network: Of the image as the network sees it.
-        image_bytes: Of a voxel of the image as it is read.
-    """
-
-    native: Shape
-    network: Shape
-    image_bytes: int = 4
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Bytes that a study takes at its peak, beside the process and the model.
-
-    Attributes:
-        host: By what they are for.
-        device: The same on a GPU; empty where the network is on the CPU.
-        preparing: Of the host while the image is prepared.
-    """
-
-    host: dict[str, int]
-    device: dict[str, int]
-    preparing: int
-
-    @property
-    def host_bytes(self) -> int:
-        """At the peak of the host."""
-        return max(sum(self.host.values()), self.preparing)
-
-    @property
-    def limited_bytes(self) -> int:
-        """At the peak of what ``--memory`` limits: the GPU where there is one, else the host."""
-        return sum(self.device.values()) or self.host_bytes
 
 
 @dataclass(frozen=True)
@@ -73,12 +31,13 @@ class Preflight:
     """What is known of a study before it runs.
 
     Attributes:
-        work: Its shapes.
+        work: What is asked.
         rung: How it would run.
         tiles: Their number.
         needs: Bytes.
         seconds: Of the network.
         limit_bytes: What it may take: ``--memory``, or what is free; None where nobody says.
+        fits: Whether it needs no more than it may take.
     """
 
     work: Work
@@ -87,6 +46,31 @@ class Preflight:
     needs: Needs
     seconds: float
     limit_bytes: int | None
+    fits: bool
+
+    def after(self, earlier: Preflight) -> Preflight:
+        """Return what both take, where another model runs first: the larger of bytes, the sum of seconds."""
+        return replace(
+            self,
+            needs=self.needs.or_more(earlier.needs),
+            seconds=self.seconds + earlier.seconds,
+            fits=self.fits and earlier.fits,
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A rung, and whether a study fits there.
+
+    Attributes:
+        place: Of the rung among all.
+        needs: Bytes.
+        limit_bytes: That it may take; None where nobody says.
+    """
+
+    place: int
+    needs: Needs
+    limit_bytes: int | None
 
     @property
     def fits(self) -> bool:
@@ -94,121 +78,90 @@ class Preflight:
         return self.limit_bytes is None or self.needs.limited_bytes <= self.limit_bytes
 
 
-def network_shape(preprocessing: Preprocessing, native: Grid) -> Shape:
-    """Return the shape of an image as the network sees it, were nothing cropped from it.
+def network_grid(preprocessing: Preprocessing, native: Grid) -> Grid:
+    """Return the grid of an image as the network sees it, were nothing cropped from it.
 
     Args:
         preprocessing: Complete.
         native: Grid of the image.
+
+    Raises:
+        InputError: It would have too many voxels.
     """
-    sizes, old = native.shape, native.spacing_mm
-    if preprocessing.orientation == "RAS":
-        sizes, old = _whole(in_ras(native.orientation, sizes)), in_ras(native.orientation, old)
-    sizes, old = _whole([sizes[a] for a in preprocessing.axes]), _triple([old[a] for a in preprocessing.axes])
-    new = [o if s == "keep" else float(s) for o, s in zip(old, preprocessing.spacing_mm or old, strict=True)]
-    ends = 0 if preprocessing.spline else 1  # a spline keeps the outer faces, else the outer centres stay
-    return _whole([round((n - ends) * o / s) + ends for n, o, s in zip(sizes, old, new, strict=True)])
+    grid = native
+    if preprocessing.orientation != STORED:
+        wanted = nib.orientations.axcodes2ornt(preprocessing.orientation)
+        turns = nib.orientations.ornt_transform(nib.io_orientation(native.affine), wanted)
+        order = [int(axis) for axis in turns[:, 0].argsort()]
+        grid = _grid(native.affine @ nib.orientations.inv_ornt_aff(turns, native.shape), native, order)
+    if preprocessing.axes != (0, 1, 2):
+        affine = grid.affine.copy()
+        affine[:, :3] = affine[:, preprocessing.axes]
+        grid = _grid(affine, grid, preprocessing.axes)
+    spacing = preprocessing.spacing_mm or ("keep",) * 3
+    if preprocessing.spline is None:
+        return spaced_grid(grid, spacing)
+    old = header_spacing(grid)
+    return faced_grid(grid, [o if isinstance(s, str) else float(s) for o, s in zip(old, spacing, strict=True)])
 
 
-def needs_of(work: Work, package: ModelPackage, rung: Rung, precision: Precision = "auto") -> Needs:
-    """Return the bytes that a study takes on a rung.
-
-    Args:
-        work: Its shapes.
-        package: The model.
-        rung: How it runs.
-        precision: Of the network.
-    """
-    channels, outputs = len(package.modalities), package.network.num_classes
-    voxels, seen = math.prod(work.native), math.prod(work.network)
-    value_bytes = 2 if rung.device.type == "cuda" else 4
-    i, j, k = (max(n, t) for n, t in zip(work.network, rung.tile, strict=True))
-    step = _longest_step(k, rung.tile[2], package.inference.overlap)
-    slab = min(SLAB_BYTES, 4 * outputs * i * j * step)
-    labelling = slab + min(slab, _LABELLING_BYTES)
-    image = {
-        "image": channels * voxels * work.image_bytes,
-        "prepared": 4 * seen * (channels + int(package.coarse)),
-        "labels": voxels * package.scheme.drawn_values.itemsize,
-    }
-    sums = {"sums": (value_bytes * outputs + 8) * i * j * min(rung.tile[2], k)}
-    network = forward_of(package, rung, precision).peak_bytes
-    working = {"network, then slab": max(network, labelling)}
-    preparing = image["image"] + 4 * channels * max(2 * voxels, voxels + 2 * seen)
-    if rung.device.type == "cpu":
-        return Needs(image | sums | working, {}, preparing)
-    if rung.accumulate_on.type == "cpu":
-        return Needs(image | sums | {"slab": labelling}, {"network": network}, preparing)
-    return Needs(image, sums | working, preparing)
-
-
-def forward_of(package: ModelPackage, rung: Rung, precision: Precision = "auto") -> ForwardCost:
-    """Return what one batch of tiles costs a model's networks."""
-    sizes = rung.tile[: package.network.spatial_dims]
-    return forward_cost(package.network, (rung.batch_size, *sizes), str(rung.device), precision)
-
-
-def rungs_that_fit(
-    steps: Sequence[Rung], package: ModelPackage, shape: Shape, native: Shape, memory_bytes: int
-) -> list[Rung]:
-    """Return the rungs from the first that fits an amount of memory on.
+def first_fitting(steps: Sequence[Rung], work: Work, method: Method, memory_bytes: int | None) -> Fit:
+    """Return the first rung that a study fits on; the last where it fits on none.
 
     Args:
         steps: From `medseg.inference.ladder.rungs`.
-        package: The model.
-        shape: Of the image as the network sees it.
-        native: Of the grid that labels are wanted on.
-        memory_bytes: On the device, beside the process and the model.
+        work: The study.
+        method: What runs over it.
+        memory_bytes: That it may take on the device of the first rung, beside the process and the model; what is
+            free there if None. Elsewhere it may take what is free.
+    """
+    for place, rung in enumerate(steps):
+        is_limited = memory_bytes is not None and rung.device == steps[0].device
+        fit = Fit(place, needs_of(work, method, rung), memory_bytes if is_limited else free_bytes(rung.device))
+        if fit.fits:
+            break
+    return fit
+
+
+def rungs_that_fit(steps: Sequence[Rung], work: Work, method: Method, memory_bytes: int) -> list[Rung]:
+    """Return the rungs from the first that fits on.
+
+    Args:
+        steps: From `medseg.inference.ladder.rungs`.
+        work: The study.
+        method: What runs over it.
+        memory_bytes: As for `first_fitting`.
 
     Raises:
         OutOfMemoryError: None fits.
     """
-    work = Work(native, shape)
-    smallest = None
-    for place, rung in enumerate(steps):
-        needed = needs_of(work, package, rung).limited_bytes
-        if needed <= memory_bytes:
-            return list(steps[place:])
-        smallest = needed if smallest is None else min(smallest, needed)
+    fit = first_fitting(steps, work, method, memory_bytes)
+    if fit.fits:
+        return list(steps[fit.place :])
     raise OutOfMemoryError(
         "--memory",
-        expected=f"a study that fits into {memory_bytes / 1e9:.2f} GB",
-        found=f"one that needs about {(smallest or 0) / 1e9:.2f} GB at the least",
+        expected=f"a study that fits into {(fit.limit_bytes or 0) / 1e9:.2f} GB",
+        found=f"one that needs about {fit.needs.limited_bytes / 1e9:.2f} GB at the least",
         remedy="allow more, or segment a part of it with --roi-from",
     )
 
 
-def preflight(
-    work: Work,
-    package: ModelPackage,
-    steps: Sequence[Rung],
-    window: SlidingWindow,
-    *,
-    networks: int = 1,
-    memory_bytes: int | None = None,
-    precision: Precision = "auto",
-) -> Preflight:
+def preflight(steps: Sequence[Rung], work: Work, method: Method, memory_bytes: int | None = None) -> Preflight:
     """Return what a study takes, on the first rung that fits, or on the last.
 
     Args:
-        work: Its shapes.
-        package: The model.
         steps: From `medseg.inference.ladder.rungs`.
-        window: How tiles overlap and are mirrored.
-        networks: Whose logits are averaged.
-        memory_bytes: That it may take; what is free on the device if None.
-        precision: Of the network.
+        work: The study.
+        method: What runs over it.
+        memory_bytes: As for `first_fitting`.
     """
-    limit = memory_bytes if memory_bytes is not None else free_bytes(steps[0].device)
-    for rung in steps:
-        needs = needs_of(work, package, rung, precision)
-        if limit is None or needs.limited_bytes <= limit:
-            break
-    tiles = tile_count(work.network, rung.tile, window.overlap)
-    runs = math.ceil(tiles / rung.batch_size) * 2 ** len(window.mirror_axes) * networks
-    flops = forward_of(package, rung, precision).flops * runs
-    rate = flops_per_second(str(rung.device), package.network.spatial_dims, precision)
-    return Preflight(work, rung, tiles, needs, flops / rate, limit)
+    fit = first_fitting(steps, work, method, memory_bytes)
+    rung, window = steps[fit.place], method.window
+    tiles = tile_count(work.network.shape, rung.tile, window.overlap)
+    runs = math.ceil(tiles / rung.batch_size) * 2 ** len(window.mirror_axes) * method.networks
+    flops = forward_of(method, rung).flops * runs
+    rate = flops_per_second(str(rung.device), method.package.network.spatial_dims, method.precision)
+    return Preflight(work, rung, tiles, fit.needs, flops / rate, fit.limit_bytes, fit.fits)
 
 
 @lru_cache
@@ -236,17 +189,7 @@ def flops_per_second(device: str, dims: int, precision: Precision = "auto") -> f
     return float(2 * _BENCH_CHANNELS**2 * 3**dims * math.prod(size)) / fastest
 
 
-def _longest_step(size: int, tile: int, overlap: float) -> int:
-    """Return the planes that are finished at once, at most."""
-    starts = [*tile_starts(size, tile, overlap), size]
-    return int(np.diff(starts).max())
-
-
-def _whole(values: Sequence[float]) -> Shape:
-    i, j, k = (max(1, int(value)) for value in values)
-    return i, j, k
-
-
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    i, j, k = values
-    return i, j, k
+def _grid(affine: Affine, of: Grid, order: Sequence[int]) -> Grid:
+    """Return a grid whose axes are those of another in a new order."""
+    i, j, k = (of.shape[axis] for axis in order)
+    return Grid((i, j, k), affine)

@@ -25,6 +25,7 @@ from medseg.errors import InputError
 from medseg.extras import import_extra
 from medseg.files import atomic_path
 from medseg.inference.blocks import Place, Sink
+from medseg.inference.steady import SteadyFile, steady_file
 from medseg.model import ModelPackage
 from medseg.nifti import case_name
 from medseg.volume import Grid
@@ -145,12 +146,16 @@ def saving_probabilities(target: Path | None, package: ModelPackage, native: Gri
         return
     h5py = require_hdf5()
     names = _names(package)
-    along = int(np.argmax(np.abs(native.affine[2, :3]) / native.spacing_mm))  # from foot to head, as blocks come
-    order = (along, *(axis for axis in (2, 1, 0) if axis != along))
+    order = _order_in(native)
     shape = [native.shape[axis] for axis in order]
-    chunk, layer_bytes = _chunk(len(names), shape)
-    cache = {"rdcc_nbytes": 2 * layer_bytes, "rdcc_nslots": _SLOTS, "rdcc_w0": 1.0}  # whole chunks leave it first
-    with atomic_path(target) as temporary, h5py.File(temporary, "w", **cache) as file:
+    chunk, _ = _chunk(len(names), shape)
+    whole_first = 1.0  # chunks that are written to their end leave the cache before others
+    cache = {"rdcc_nbytes": cache_bytes(package, native), "rdcc_nslots": _SLOTS, "rdcc_w0": whole_first}
+    with (
+        atomic_path(target) as temporary,
+        steady_file(temporary) as stream,
+        h5py.File(stream, "w", **cache) as file,
+    ):
         dataset = file.create_dataset(
             _DATASET,
             (len(names), *shape),
@@ -164,7 +169,17 @@ def saving_probabilities(target: Path | None, package: ModelPackage, native: Gri
         dataset.attrs.update(_facts(package, names, native, order))
         if not package.regions:
             _fill(dataset, chunk)
-        yield _Writer(dataset, order, regions=bool(package.regions))
+        yield _Writer(dataset, order, stream, regions=bool(package.regions))
+
+
+def cache_bytes(package: ModelPackage, native: Grid) -> int:
+    """Return the bytes that a file takes in memory while it is written: two layers of chunks.
+
+    Args:
+        package: The model.
+        native: The image's grid.
+    """
+    return 2 * _chunk(len(_names(package)), [native.shape[axis] for axis in _order_in(native)])[1]
 
 
 def shifted(sink: Sink | None, box: Place | None) -> Sink | None:
@@ -187,6 +202,7 @@ class _Writer:
 
     dataset: Any
     order: Sequence[int]
+    stream: SteadyFile
     regions: bool
 
     def __call__(self, place: Place, logits: Tensor) -> None:
@@ -195,10 +211,14 @@ class _Writer:
         Args:
             place: Of the block, along i, j, k.
             logits: (K, *voxels).
+
+        Raises:
+            OSError: The disk is full, for example.
         """
         values = logits.sigmoid() if self.regions else logits.softmax(dim=0)
         values = values.to(torch.float16).permute(0, *(axis + 1 for axis in self.order)).contiguous()
         self.dataset[(slice(None), *(place[axis] for axis in self.order))] = values.cpu().numpy()
+        self.stream.check()
 
 
 @contextmanager
@@ -220,6 +240,12 @@ def _names(package: ModelPackage) -> tuple[str, ...]:
     if package.regions:
         return tuple(region.name for region in package.regions)
     return BACKGROUND, *(label.name for label in package.labels)
+
+
+def _order_in(native: Grid) -> tuple[int, ...]:
+    """Return the axes of an image as a file has them: first the one from foot to head, as blocks come."""
+    along = int(np.argmax(np.abs(native.affine[2, :3]) / native.spacing_mm))
+    return (along, *(axis for axis in (2, 1, 0) if axis != along))
 
 
 def _order(dataset: Any) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,15 +14,18 @@ from torch import Tensor
 
 from medseg.errors import UsageError
 from medseg.findings import Finding, FindingCode
+from medseg.inference.preflight import Preflight
 from medseg.inference.tiles import Advance
 from medseg.labels import LabelMap, LabelSet
-from medseg.volume import Volume
+from medseg.volume import Grid, Volume
 
 Box = tuple[slice, slice, slice]
+Findings = tuple[Finding, ...]
 
 AIR_BELOW_HU = -500.0
 MARGIN_MM = 20.0
 _CT = "CT"
+_OF_A_RUN = (FindingCode.SMALLER_TILES, FindingCode.NO_REGION)
 
 
 class Coarse(Protocol):
@@ -30,6 +33,9 @@ class Coarse(Protocol):
 
     def segment(self, image: Sequence[Volume | None], advance: Advance | None = None) -> LabelMap:
         """Return a label map on the image's own grid."""
+
+    def preflight(self, native: Grid, image_bytes: int = 4) -> Preflight:
+        """Return what that takes."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,18 @@ class RegionOfInterest:
     values: tuple[int, ...] = ()
     margin_mm: float = MARGIN_MM
 
-    def box(self, images: Sequence[Volume | None], advance: Advance | None = None) -> Box | None:
-        """Return where to segment, in voxels of the images' own grid; None where nothing is found."""
+    def box(self, images: Sequence[Volume | None], advance: Advance | None = None) -> tuple[Box | None, Findings]:
+        """Return where to segment, in voxels of the images' own grid, and what is to be said of that.
+
+        Returns:
+            The box, None where nothing is found; how the coarse model ran, where a user must know of it.
+        """
         found = self.model.segment(images, advance)
+        findings = told_by("the coarse model", found)
+        box = self._around(found)
+        return box, findings if box else (*findings, _nothing_found())
+
+    def _around(self, found: LabelMap) -> Box | None:
         wanted = np.isin(found.array, self.values) if self.values else found.array != 0
         box = []
         for axis, (size, step_mm) in enumerate(zip(wanted.shape, found.grid.spacing_mm, strict=True)):
@@ -89,10 +104,21 @@ def values_of(names: Sequence[str], labels: LabelSet) -> tuple[int, ...]:
     return tuple(known[name] for name in names)
 
 
-def nothing_found(source: str) -> Finding:
-    """Return what to say where a coarse model finds nothing."""
-    message = "the coarse model found nothing: the whole image was segmented"
-    return Finding(FindingCode.NO_REGION, message, source)
+def told_by(model: str, found: LabelMap) -> Findings:
+    """Return what a label map of a model that runs before another says of how that model ran.
+
+    What was odd about the image is not among it: the image itself says so.
+
+    Args:
+        model: What it is to the other one, such as ``the first stage``.
+        found: Its label map.
+    """
+    told = (finding for finding in found.volume.findings if finding.code in _OF_A_RUN)
+    return tuple(replace(finding, message=f"{model}: {finding.message}") for finding in told)
+
+
+def _nothing_found() -> Finding:
+    return Finding(FindingCode.NO_REGION, "the coarse model found nothing: the whole image was segmented")
 
 
 def cropped(volume: Volume, box: Box) -> Volume:

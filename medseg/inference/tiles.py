@@ -109,6 +109,7 @@ class TileEngine:
             tiles cover are background. Every tile that a voxel of the body lies in is predicted: its logits are
             exactly those of a run without `body`.
         regions: Whether logits are of regions: what background looks like.
+        sums: Type of the sums of logits; by default float16 for a network on a GPU, else float32.
     """
 
     predict: Predictor
@@ -121,6 +122,7 @@ class TileEngine:
     accumulate_on: torch.device | None = None
     body: Tensor | None = None
     regions: bool = False
+    sums: torch.dtype | None = None
 
     def slabs(self, image: Tensor, advance: Advance | None = None) -> Iterator[Slab]:
         """Yield the logits of an image, plane after plane.
@@ -133,6 +135,9 @@ class TileEngine:
 
         Yields:
             Slabs that follow one another along the last axis and cover the image.
+
+        Raises:
+            ModelError: Logits are NaN or infinite; a `SumOverflowError` where 32 bits may hold their sums.
         """
         layout = _Layout.of(image.shape[1:], self.tile, self.window.overlap)
         todo = self._predicted(layout)
@@ -155,7 +160,7 @@ class TileEngine:
             (layout.size[0], layout.size[1], self.tile[2]),
             None if plain else gaussian_importance(self.tile),
             self.accumulate_on or self.device,
-            torch.float16 if self.device.type == "cuda" else torch.float32,
+            self.sums or (torch.float16 if self.device.type == "cuda" else torch.float32),
             regions=self.regions,
         )
 

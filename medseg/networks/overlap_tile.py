@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medseg.networks.stages import Stages
 
-_UNITS = 2  # convolutions a stage
+UNITS = 2  # convolutions a stage
 
 
 def mirrored(x: Tensor, stages: Stages) -> Tensor:
@@ -30,7 +30,7 @@ def mirrored(x: Tensor, stages: Stages) -> Tensor:
 
 def _extent(wanted: int, stages: Stages, axis: int) -> tuple[int, int]:
     """Return (voxels before the image, size of the input) along one axis."""
-    cuts = [_UNITS * (kernel[axis] - 1) for kernel in stages.kernels]
+    cuts = [UNITS * (kernel[axis] - 1) for kernel in stages.kernels]
     steps = [stride[axis] for stride in stages.strides]
     coarsest = 1
     while True:  # at the coarsest stage, after its convolutions: one voxel more until the output is large enough

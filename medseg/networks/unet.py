@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from medseg.networks.blocks import (
     pad_to_multiple,
 )
 from medseg.networks.decoder import Decoder, Logits, crop_logits
-from medseg.networks.overlap_tile import mirrored
+from medseg.networks.overlap_tile import UNITS, mirrored
 from medseg.networks.stages import DEFAULT_CHANNELS, Stages, make_stages, per_stage
 
 
@@ -56,7 +57,7 @@ class UNet(nn.Module):
     Raises:
         UsageError: The lists do not have one entry a stage (kernels) or between two stages (strides), a kernel is
             even, there are fewer than two stages, the dropout is no probability below 1, or deep
-            supervision or strided convolutions are asked of ``padding: valid``.
+            supervision, strided convolutions, or not two convolutions a stage are asked of ``padding: valid``.
 
     Source: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597); Çiçek et al. 2016 (arXiv:1606.06650); Isensee et al.
     2021 (doi:10.1038/s41592-020-01008-z).
@@ -86,20 +87,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         check_dropout(dropout)
-        if padding == "valid" and deep_supervision:
-            raise UsageError(
-                "network.deep_supervision",
-                expected="false with padding: valid, whose stages cover different parts of the image",
-                found="true",
-                remedy="choose one of the two",
-            )
-        if padding == "valid" and downsampling == "strided_conv":
-            raise UsageError(
-                "network.downsampling",
-                expected="max_pool with padding: valid, as in the paper",
-                found=downsampling,
-                remedy="choose one of the two",
-            )
+        if padding == "valid":
+            _check_valid(deep_supervision, downsampling, encoder_units, decoder_units)
         layers = Layers(spatial_dims, norm, act)
         self.stages = make_stages(
             spatial_dims,
@@ -147,6 +136,32 @@ class UNet(nn.Module):
     def parts(self) -> list[list[nn.Module]]:
         """Return its modules in parts, from the image to the logits; the last one counts the classes."""
         return [*self.encoder.parts(), *self.decoder.parts()]
+
+
+def _check_valid(deep_supervision: bool, downsampling: str, *units: int | Sizes) -> None:
+    """Refuse what convolutions that cut do not go with."""
+    if deep_supervision:
+        raise UsageError(
+            "network.deep_supervision",
+            expected="false with padding: valid, whose stages cover different parts of the image",
+            found="true",
+            remedy="choose one of the two",
+        )
+    if downsampling == "strided_conv":
+        raise UsageError(
+            "network.downsampling",
+            expected="max_pool with padding: valid, as in the paper",
+            found=downsampling,
+            remedy="choose one of the two",
+        )
+    for field, count in zip(("encoder_units", "decoder_units"), units, strict=True):
+        if set(count if isinstance(count, Sequence) else (count,)) != {UNITS}:
+            raise UsageError(
+                f"network.{field}",
+                expected=f"{UNITS} with padding: valid, as in the paper",
+                found=str(count),
+                remedy="choose one of the two",
+            )
 
 
 class PlainEncoder(nn.Module):

@@ -66,12 +66,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise _with_objects(path, str(error)) from error
     except (OSError, RuntimeError, ValueError, EOFError, TypeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
-        raise ModelError(
-            path,
-            expected="a checkpoint of nnU-Net 2",
-            found=reason.splitlines()[0][:_SHOWN_CHARACTERS],
-            remedy="copy the file again, or choose another with --folds and --checkpoint",
-        ) from error
+        raise _damaged(path, reason) from error
     return _checked(path, content, checksum)
 
 
@@ -85,20 +80,35 @@ def _checked(path: Path, content: Any, checksum: str) -> Checkpoint:
             found=f"no {lacking[0] if lacking else 'init_args.configuration'}",
             remedy="give a folder that nnUNetv2_train wrote; models of nnU-Net 1 are trained again",
         )
-    return Checkpoint(
-        weights={_unwrapped(str(name)): tensor for name, tensor in content["network_weights"].items()},
-        trainer=str(content["trainer_name"]),
-        configuration=str(arguments["configuration"]),
-        epoch=int(content.get("current_epoch", 0)),
-        mirror_axes=tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ()),
-        sha256=checksum,
-    )
+    weights = content["network_weights"]
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise _damaged(path, f"network_weights that are {type(weights).__name__}, not named tensors")
+    try:
+        return Checkpoint(
+            weights={_unwrapped(str(name)): tensor for name, tensor in weights.items()},
+            trainer=str(content["trainer_name"]),
+            configuration=str(arguments["configuration"]),
+            epoch=int(content.get("current_epoch") or 0),
+            mirror_axes=tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ()),
+            sha256=checksum,
+        )
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _unwrapped(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
+    while name.startswith(_WRAPPERS):  # one within the other, in either order
+        name = name.partition(".")[2]
     return name
+
+
+def _damaged(path: Path, found: str) -> ModelError:
+    return ModelError(
+        path,
+        expected="a checkpoint of nnU-Net 2",
+        found=found.splitlines()[0][:_SHOWN_CHARACTERS],
+        remedy="copy the file again, or choose another with --folds and --checkpoint",
+    )
 
 
 def _with_objects(path: Path, message: str) -> ModelError:

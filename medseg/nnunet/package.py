@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from medseg import __version__
 from medseg.data.importers import modality_of
 from medseg.data.preprocessing import Preprocessing
@@ -19,8 +17,8 @@ from medseg.model import COARSE_FOLDER, ModelPackage
 from medseg.nnunet.checkpoint import Checkpoint, read_checkpoint
 from medseg.nnunet.facts import envelope_of, validation_of
 from medseg.nnunet.names import has_batch_norm, network_of, weights_of
-from medseg.nnunet.plans import Architecture, architecture_of, configuration_of
-from medseg.nnunet.preprocessing import preprocessing_of, window_of
+from medseg.nnunet.plans import Architecture, architecture_of, configuration_of, readable
+from medseg.nnunet.preprocessing import axes_of_stored, preprocessing_of, turned, window_of
 from medseg.nnunet.results import ALL, DATASET_FILE, Results, folds_of, open_results, sibling
 from medseg.provenance import ImportedNetwork, Provenance
 from medseg.regions import LabelScheme
@@ -37,12 +35,15 @@ class NnunetChoice:
         folds: ``0`` and so on, or ``all``; every numbered one that is there if None.
         checkpoint: ``final`` or ``best``.
         name: Of the package; data set and configuration if None.
+        orientation: Where the training files' i, j and k ran, such as LPS, for a model that takes axes as they are
+            stored: images are turned likewise, however they are stored.
     """
 
     configuration: str | None = None
     folds: tuple[str, ...] | None = None
     checkpoint: str = "final"
     name: str | None = None
+    orientation: str | None = None
 
     @property
     def file(self) -> str:
@@ -79,15 +80,18 @@ def import_nnunet(path: Path, target: Path, choice: NnunetChoice | None = None) 
         The package as it was written.
 
     Raises:
-        UsageError: There are several models in the folder, or the target holds something already.
+        UsageError: There are several models in the folder, the target holds something already, or the orientation
+            is none.
         ManifestError: ``dataset.json`` has labels that cannot be used.
         ModelError: A file is missing or damaged, or the network is one that medseg does not have.
         StorageError: A file cannot be written.
     """
     choice = choice or NnunetChoice()
     require_new_folder(target)
-    trained = _read(open_results(path, choice.configuration), choice)
-    package = _package(trained, choice)
+    results = open_results(path, choice.configuration)
+    with readable(results.folder):
+        trained = _read(results, choice)
+        package = _package(trained, choice)
     weights = {
         f"fold_{fold}": weights_of(trained.results.fold(fold), checkpoint.weights, package.network)
         for fold, checkpoint in trained.checkpoints.items()
@@ -137,29 +141,23 @@ def _package(trained: _Trained, choice: NnunetChoice) -> ModelPackage:
     results = trained.results
     scheme = load_scheme(results.folder / DATASET_FILE)
     modalities = _modalities(results)
-    preprocessing = _preprocessing(trained, scheme)
+    preprocessing = _preprocessing(trained, scheme, choice)
     channels = preprocessing.network_channels(len(modalities))
-    try:
-        return ModelPackage(
-            name=choice.name or f"{results.plans.get('dataset_name', 'nnunet')}_{trained.configuration}",
-            modalities=modalities,
-            network=network_of(trained.architecture, in_channels=channels, num_classes=scheme.outputs),
-            labels=scheme.labels,
-            regions=scheme.regions,
-            ignore_value=scheme.ignore_value,
-            preprocessing=preprocessing,
-            inference=window_of(results.plans, trained.configuration, trained.first.mirror_axes),
-            envelope=envelope_of(results),
-            provenance=_provenance(trained, scheme),
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(
-            results.folder,
-            expected="plans, data set and network that fit together",
-            found=first["msg"].removeprefix("Value error, "),
-            remedy="copy nnU-Net's folder of results again",
-        ) from error
+    envelope = envelope_of(results)
+    if choice.orientation is not None:
+        envelope = envelope.along([axes_of_stored(choice.orientation).index(axis) for axis in range(3)])
+    return ModelPackage(
+        name=choice.name or f"{results.plans.get('dataset_name', 'nnunet')}_{trained.configuration}",
+        modalities=modalities,
+        network=network_of(trained.architecture, in_channels=channels, num_classes=scheme.outputs),
+        labels=scheme.labels,
+        regions=scheme.regions,
+        ignore_value=scheme.ignore_value,
+        preprocessing=preprocessing,
+        inference=window_of(results.plans, trained.configuration, trained.first.mirror_axes),
+        envelope=envelope,
+        provenance=_provenance(trained, scheme),
+    )
 
 
 def _modalities(results: Results) -> tuple[str, ...]:
@@ -175,9 +173,11 @@ def _modalities(results: Results) -> tuple[str, ...]:
     return tuple(modality_of(str(names[key])).value for key in sorted(names, key=int))
 
 
-def _preprocessing(trained: _Trained, scheme: LabelScheme) -> Preprocessing:
+def _preprocessing(trained: _Trained, scheme: LabelScheme, choice: NnunetChoice) -> Preprocessing:
     results = trained.results
     own = preprocessing_of(results.plans, trained.configuration, results.dataset)
+    if choice.orientation is not None:
+        own = turned(own, choice.orientation)
     if trained.previous is None:
         return own
     return own.model_copy(update={"coarse_labels": scheme.labels.indices})

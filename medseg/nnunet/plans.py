@@ -6,6 +6,8 @@ The older form has keys of its own for the U-Net; the newer one names a class of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +106,28 @@ class _Arguments(BaseModel):
     nonlin_first: Literal[False] = False
     bottleneck_channels: None = None
     stem_channels: int | None = None
+
+
+@contextmanager
+def readable(where: Path) -> Iterator[None]:
+    """Say of a file that does not hold what nnU-Net writes there that it does not.
+
+    Args:
+        where: The file, for messages.
+
+    Raises:
+        ModelError: A key is missing, or a value is of another kind.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        found = f"no {error.args[0]}" if isinstance(error, KeyError) else _first_problem(error)
+        raise ModelError(
+            where,
+            expected="what nnU-Net writes there",
+            found=found,
+            remedy="copy nnU-Net's folder of results again",
+        ) from error
 
 
 def configuration_of(where: Path, plans: Plans, name: str) -> Plans:
@@ -236,7 +260,7 @@ def _by_axis(value: int | tuple[int | Sizes, ...], stages: int, dims: int) -> tu
     return tuple(_each(one, dims) for one in ((value,) * stages if isinstance(value, int) else value))
 
 
-def _first_problem(error: ValueError) -> str:
+def _first_problem(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from medseg.data.preprocessing import (
+    STORED,
     CTIntensity,
     Intensity,
     PlainIntensity,
@@ -25,23 +26,26 @@ from medseg.data.preprocessing import (
     UnitIntensity,
     ZScoreIntensity,
 )
-from medseg.errors import ModelError, listed
+from medseg.errors import ModelError, UsageError, listed
 from medseg.inference.tiles import SlidingWindow
-from medseg.nnunet.plans import Plans, configuration_of
+from medseg.nnunet.plans import Plans, configuration_of, readable
 
 _FILE = Path("plans.json")
 _OVERLAP = 0.5
 _SMALLEST_STD = 1e-8
 _RESAMPLING = "resample_data_or_seg_to_shape"
 _DEFAULTS = {"is_seg": False, "order": 3, "order_z": 0, "separate_z_anisotropy_threshold": 3}
-_ORIENTATIONS: dict[str, Literal["RAS", "stored"]] = {
-    "SimpleITKIO": "stored",
-    "NibabelIO": "stored",
+_RESAMPLED = {"data": {"order": 3}, "probabilities": {"order": 1}}
+_SEGMENTATION = {"seg": {"is_seg": True, "order": 1}}  # of the first stage of a cascade
+_ORIENTATIONS = {
+    "SimpleITKIO": STORED,
+    "NibabelIO": STORED,
     "SimpleITKIOWithReorient": "RAS",
     "NibabelIOWithReorient": "RAS",
 }
 
 
+@readable(_FILE)
 def preprocessing_of(plans: Plans, configuration: str, dataset: dict[str, Any]) -> Preprocessing:
     """Return the preprocessing of a configuration.
 
@@ -52,9 +56,10 @@ def preprocessing_of(plans: Plans, configuration: str, dataset: dict[str, Any]) 
 
     Raises:
         UsageError: There is no such configuration.
-        ModelError: It does something that medseg does not follow.
+        ModelError: It does something that medseg does not follow, or lacks what nnU-Net writes there.
     """
     chosen = configuration_of(_FILE, plans, configuration)
+    _require("label_manager", "LabelManager", plans.get("label_manager", "LabelManager"))
     _require("preprocessor_name", "DefaultPreprocessor", chosen.get("preprocessor_name"))
     reader = str(plans.get("image_reader_writer"))
     if reader not in _ORIENTATIONS:
@@ -70,6 +75,7 @@ def preprocessing_of(plans: Plans, configuration: str, dataset: dict[str, Any]) 
     )
 
 
+@readable(_FILE)
 def window_of(plans: Plans, configuration: str, mirror_axes: Sequence[int] = ()) -> SlidingWindow:
     """Return the sliding window of a configuration: nnU-Net's own by default, tiles that overlap by half.
 
@@ -80,11 +86,13 @@ def window_of(plans: Plans, configuration: str, mirror_axes: Sequence[int] = ())
 
     Raises:
         UsageError: There is no such configuration.
+        ModelError: It lacks what nnU-Net writes there.
     """
     patch = configuration_of(_FILE, plans, configuration)["patch_size"]
     return SlidingWindow(tile_size=tuple(patch), overlap=_OVERLAP, mirror_axes=tuple(mirror_axes))
 
 
+@readable(_FILE)
 def axes_of(plans: Plans, configuration: str) -> tuple[int, int, int]:
     """Return the axis of the image [i, j, k] that each axis of medseg's network runs along.
 
@@ -97,25 +105,71 @@ def axes_of(plans: Plans, configuration: str) -> tuple[int, int, int]:
 
     Raises:
         UsageError: There is no such configuration.
+        ModelError: The plans lack what nnU-Net writes there.
     """
     first, second, third = (2 - int(axis) for axis in plans["transpose_forward"])
     is_2d = len(configuration_of(_FILE, plans, configuration)["patch_size"]) == 2
     return (second, third, first) if is_2d else (first, second, third)
 
 
+def turned(preprocessing: Preprocessing, stored: str) -> Preprocessing:
+    """Return the preprocessing of images that lie in any way, for a model whose files were all stored one way.
+
+    Args:
+        preprocessing: Of images as they are stored.
+        stored: See `axes_of_stored`.
+
+    Raises:
+        UsageError: See `axes_of_stored`; or the model turns images itself.
+    """
+    order = axes_of_stored(stored)
+    if preprocessing.orientation != STORED:
+        raise UsageError(
+            "--orientation",
+            expected="a model that was trained on axes as files store them",
+            found=f"one that turns images to {preprocessing.orientation} itself",
+            remedy="leave it out",
+        )
+    ends = "".join(stored[order.index(axis)] for axis in range(3))
+    i, j, k = (order[axis] for axis in preprocessing.axes)
+    return preprocessing.model_copy(update={"orientation": ends, "axes": (i, j, k)})
+
+
+def axes_of_stored(stored: str) -> list[int]:
+    """Return along which of the patient's axes (0 right to left, 1 front to back, 2 head to feet) i, j and k run.
+
+    Args:
+        stored: To which ends of the patient they run, such as LPS.
+
+    Raises:
+        UsageError: It is not three such letters.
+    """
+    order = [axis for letter in stored for axis, ends in enumerate(("RL", "AP", "SI")) if letter in ends]
+    if sorted(order) != [0, 1, 2] or len(stored) != len(order):
+        raise UsageError(
+            "--orientation",
+            expected="three letters: to which ends of the patient i, j and k run, such as LPS or RAS",
+            found=stored,
+            remedy="look into a header of the training images",
+        )
+    return order
+
+
 def _separate(chosen: Plans) -> bool | None:
-    """Return whether planes are resampled apart; it must be the same for images and for logits."""
+    """Return whether planes are resampled apart: the same for images, logits and a first stage's labels."""
     found = {}
-    for what, order in (("data", 3), ("probabilities", 1)):
+    resampled = _RESAMPLED | _SEGMENTATION if chosen.get("previous_stage") else _RESAMPLED
+    for what, own in resampled.items():
         key = f"resampling_fn_{what}"
         _require(key, _RESAMPLING, chosen.get(key))
         given = {"force_separate_z": False} | _DEFAULTS | chosen.get(f"{key}_kwargs", {})
         found[what] = given.pop("force_separate_z")
-        for name, wanted in (_DEFAULTS | {"order": order}).items():
+        for name, wanted in (_DEFAULTS | own).items():
             _require(f"{key}_kwargs.{name}", wanted, given.pop(name))
         if given:
             raise _unlike(f"no further {key}_kwargs", listed(list(given)))
-    _require("force_separate_z of probabilities", found["data"], found["probabilities"])
+    for what, forced in found.items():
+        _require(f"force_separate_z of {what}", found["data"], forced)
     separate: bool | None = found["data"]
     return separate
 

@@ -20,6 +20,7 @@ from medseg.yamlfile import fit_tree, read_mapping
 SET = "set in the configuration"
 _ADOPTED = "as in the model of init_from"
 _PATCH = "training.patch_size"
+_CROP_NONZERO = "preprocessing.crop_nonzero"
 _NOT_VALID = ("downsampling", "deep_supervision")  # fields that padding: valid does not go with
 _STAGES = {"network.channels": 0, "network.kernel_sizes": 0, "network.strides": 1}  # fewer entries than stages
 _PLANNED = ("preprocessing", "network", "loss", "training.patch_size", "name")
@@ -110,7 +111,7 @@ class Draft:
     def fixed(self, dims: int | None = None, resolution: Resolution = "full") -> Fixed:
         """Return what a plan has to leave as it is; values of a wrong kind count as open: `filled` names them."""
         patch, spacing = self.get(_PATCH), self.get("preprocessing.spacing_mm")
-        flips = self.get("training.augmentation.flip_axes")
+        flips, axes = self.get("training.augmentation.flip_axes"), self.get("preprocessing.axes")
         return Fixed(
             dims=dims,
             patch_size=tuple(patch) if _are_numbers(patch, int, (2, 3)) else None,
@@ -118,7 +119,8 @@ class Draft:
             batch_size=self._count("training.batch_size"),
             accumulate=self._count("training.accumulate"),
             spacing_mm=(spacing[0], spacing[1], spacing[2]) if _are_numbers(spacing, (int, float), (3,)) else None,
-            crops=self.get("preprocessing.crop_above") is not None,
+            axes=(axes[0], axes[1], axes[2]) if _are_axes(axes) else (0, 1, 2),
+            crops=self.get("preprocessing.crop_above") is not None or bool(self.get(_CROP_NONZERO)),
             depth=self._depth(),
             has_strides=self.get("network.strides") is not None,
             flip_axes=tuple(flips) if _are_numbers(flips, int, (0, 1, 2, 3)) else None,
@@ -165,6 +167,8 @@ class Draft:
         section, _, field = key.rpartition(".")
         if section in self._adopted:
             return self.get(key) is not None
+        if key == "preprocessing.crop_above" and self.get(_CROP_NONZERO):
+            return False
         if section != "network":
             return True
         if field in _NOT_VALID and self.get("network.padding") == "valid":
@@ -215,6 +219,10 @@ def _agree(own: Any, kept: Any) -> bool:
 def _plain(tree: Mapping[str, Any]) -> CommentedMap:
     """Return what is set of a mapping, in the form that files have."""
     return CommentedMap({key: value for key, value in tree.items() if value is not None})
+
+
+def _are_axes(values: Any) -> bool:
+    return _are_numbers(values, int, (3,)) and sorted(values) == [0, 1, 2]
 
 
 def _are_numbers(values: Any, kind: type | tuple[type, ...], lengths: tuple[int, ...]) -> bool:

@@ -20,7 +20,8 @@ class Fixed:
         patch_from: Where the patch is set, for messages.
         batch_size: Patches a step, of all processes.
         accumulate: Parts of a batch.
-        spacing_mm: Along R, A, S, where all of it is said.
+        spacing_mm: Along the network's axes, where all of it is said.
+        axes: Of R, A, S, the one that each axis of the network is.
         crops: Images are cropped.
         depth: Stages of the network.
         has_strides: The network's strides are set.
@@ -36,6 +37,7 @@ class Fixed:
     batch_size: int | None = None
     accumulate: int | None = None
     spacing_mm: Triple | None = None
+    axes: tuple[int, int, int] = (0, 1, 2)
     crops: bool = False
     depth: int | None = None
     has_strides: bool = False

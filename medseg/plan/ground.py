@@ -112,11 +112,12 @@ def ground(fingerprint: Fingerprint, compute: Compute, fixed: Fixed, *, cropped:
             another number of axes than --dims, or the batch cannot be dealt to the processes.
     """
     check_dims(fixed)
-    dims = _dims(fingerprint, fixed)
-    spacing = target_spacing(fingerprint)
+    seen = fingerprint.along(fixed.axes)
+    dims = _dims(seen, fixed)
+    spacing = _along(fixed.axes, target_spacing(fingerprint))
     if fixed.spacing_mm is not None:
         spacing = Reason(spacing.what, fixed.spacing_mm, "set in the configuration")
-    extent = fingerprint.median_cropped_extent_mm if cropped else fingerprint.median_extent_mm
+    extent = seen.median_cropped_extent_mm if cropped else seen.median_extent_mm
     place = Ground(dims, spacing, extent, fingerprint.cases, compute, fixed)
     if compute.processes > 1 and fixed.batch_size is not None and fixed.batch_size % place.together:
         raise UsageError(
@@ -126,6 +127,10 @@ def ground(fingerprint: Fingerprint, compute: Compute, fixed: Fixed, *, cropped:
             remedy="correct it, leave it out, or start another number of processes",
         )
     return place
+
+
+def _along(axes: Sequence[int], spacing: Reason) -> Reason:
+    return replace(spacing, value=tuple(spacing.value[axis] for axis in axes))
 
 
 def lowered(place: Ground, patch: Sequence[int]) -> Ground:

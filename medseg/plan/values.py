@@ -130,7 +130,7 @@ def _step(place: Ground, chosen: Candidate, facts: Facts) -> Iterator[Reason]:
     decay = 0.99 if slow else 0.999
     yield Reason("training.ema_decay", decay, "the running mean of the weights is validated and saved")
     why = "labels tell left from right" if facts.sided else "left and right look alike"
-    yield Reason("training.augmentation.flip_axes", _mirrored(facts), why)
+    yield Reason("training.augmentation.flip_axes", _mirrored(place, facts), why)
     yield Reason("training.augmentation.preset", "default", "nnU-Net's transforms and probabilities")
     if facts.incomplete:
         yield Reason("training.channel_dropout", 0.2, "some cases lack a channel")
@@ -148,8 +148,9 @@ def _why_batch(place: Ground) -> str:
     return why
 
 
-def _mirrored(facts: Facts) -> list[int]:
-    return [] if facts.sided else [0]
+def _mirrored(place: Ground, facts: Facts) -> list[int]:
+    sideways = place.fixed.axes.index(0)  # the network's axis from right to left
+    return [] if facts.sided or sideways >= place.dims else [sideways]
 
 
 def _optimizer(place: Ground) -> Iterator[Reason]:
@@ -169,4 +170,4 @@ def _inference(place: Ground, facts: Facts) -> Iterator[Reason]:
     yield Reason("inference.overlap", 0.5, "as nnU-Net")
     yield Reason("inference.batch_size", 2 if place.compute.kind == "cpu" else 4, "tiles at once")
     own = place.fixed.flip_axes
-    yield Reason("inference.mirror_axes", _mirrored(facts) if own is None else list(own), "as in training")
+    yield Reason("inference.mirror_axes", _mirrored(place, facts) if own is None else list(own), "as in training")

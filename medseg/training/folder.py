@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from medseg.config import ExperimentConfig
+from medseg.data.digest import digest_facts
 from medseg.data.manifest import Case
 from medseg.errors import UsageError
 from medseg.files import make_folder, sha256_of
@@ -90,7 +91,7 @@ def config_digest(config: BaseModel) -> str:
 
     The data have a digest of their own, `data_digest`.
     """
-    return _digest(config.model_dump(mode="json", exclude=_PLACES))
+    return _digest(digest_facts(config, exclude=_PLACES))
 
 
 def data_digest(cases: Sequence[Case], scheme: LabelScheme, *, coarse: Sequence[Case] = ()) -> str:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from medseg.batch.run import plan_batch, run_batch
 from medseg.batch.scratch import scratch_folder
 from medseg.batch.worker import Crew, Segmented, StudyReader, StudyWriter
 from medseg.errors import StorageError
+from medseg.findings import Finding, FindingCode
 from medseg.labels import LabelMap, LabelSet
 from medseg.nifti import write_nifti
 from medseg.study import nifti_study
@@ -42,6 +43,25 @@ def no_memory():
     raise MemoryError
 
 
+@dataclass
+class Starting:
+    """A network that fails to start, or to come up at all, the second and the third time."""
+
+    root: Path
+    network: object
+    device: str
+
+    def __post_init__(self):
+        started = len(list(self.root.glob("start.*")))
+        (self.root / f"start.{started}").touch()
+        if started in (1, 2):
+            raise MemoryError
+        self.network = self.network(self.device)
+
+    def __call__(self, *given):
+        return self.network(*given)
+
+
 DEEDS = {
     "segv": partial(die, signal.SIGSEGV),
     "kill": partial(die, signal.SIGKILL),
@@ -49,6 +69,7 @@ DEEDS = {
     "bug": bug,
     "memory": no_memory,
     "full": full,
+    "slow": int,
 }
 
 
@@ -89,10 +110,11 @@ class Network:
 
     def __call__(self, job, images, advance=None):
         self.deed(job)
-        for tile in range(4):
+        tiles = 400 if self.deed.deeds.get(job.name) == "slow" else 4
+        for tile in range(tiles):
             time.sleep(self.seconds / 4)
             if advance:
-                advance(tile + 1, 4)
+                advance(tile + 1, tiles)
         return Segmented(threshold(images[0]), device=self.device)
 
 
@@ -108,7 +130,8 @@ class Writer:
 
 def threshold(image):
     array = np.asfortranarray((image.array > THRESHOLD).astype(np.uint8))
-    return LabelMap(Volume(array, image.affine, source=image.source, findings=image.findings), LABELS)
+    findings = (*image.findings, Finding(FindingCode.SMALLER_TILES, "smaller"))
+    return LabelMap(Volume(array, image.affine, source=image.source, findings=findings), LABELS)
 
 
 def crew(root, scratch, read=(), segment=(), write=(), seconds=0.0):
@@ -116,7 +139,7 @@ def crew(root, scratch, read=(), segment=(), write=(), seconds=0.0):
     return Crew(
         partial(Reader, Deed(root, "read", dict(read))),
         partial(Network, Deed(root, "segment", dict(segment)), seconds),
-        partial(Writer, Deed(root, "write", dict(write)), StudyWriter(root / "out", scratch)),
+        partial(Writer, Deed(root, "write", dict(write)), StudyWriter(scratch)),
     )
 
 
@@ -153,14 +176,16 @@ class Told:
         self.rows.append(row)
 
 
-def run(root, count, *, strikes=3, limit_s=None, in_process=False, model="m", again=False, **deeds):
+def run(root, count, *, strikes=3, limit_s=None, in_process=False, model="m", again=False, starting=False, **deeds):
     """Run a batch of studies; return its rows by name and what the observer was told."""
     jobs, told = make_studies(root, count), Told()
     with Ledger(root / "out", model, "s", strikes=strikes) as ledger, scratch_folder(root / "out") as scratch:
         planned = plan_batch(ledger, jobs, again=again)
         options = BatchOptions(limit_s, in_process)
         try:
-            run_batch(ledger, planned, crew(root, scratch, **deeds), ["cpu"], scratch, told, options)
+            made = crew(root, scratch, **deeds)
+            made = replace(made, network=partial(Starting, root, made.network)) if starting else made
+            run_batch(ledger, planned, made, ["cpu"], scratch, told, options)
         finally:
             rows = {row.name: row for row in ledger.rows()}
     return rows, told

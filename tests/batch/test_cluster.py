@@ -57,8 +57,8 @@ class Threshold:
         return Segmented(LabelMap(Volume(labels, image.affine), LABELS), device=self.device)
 
 
-def crew_of(play, output: Path, scratch: Path) -> Crew:
-    return Crew(StudyReader, partial(Threshold, play), partial(StudyWriter, output, scratch))
+def crew_of(play, scratch: Path) -> Crew:
+    return Crew(StudyReader, partial(Threshold, play), partial(StudyWriter, scratch))
 
 
 class Told:

@@ -2,17 +2,21 @@
 
 import os
 import pickle
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medseg.batch.find import given_inputs, iterate_studies
 from medseg.batch.job import job_of, result_of
-from medseg.batch.worker import BugError, known_error
+from medseg.batch.worker import BugError, StudyReader, known_error
 from medseg.dicom.policy import Policies
+from medseg.dicom.reference import recall, refer_to
 from medseg.dicom.write import write_series
 from medseg.errors import (
+    ClusterError,
     ConfigError,
     DicomError,
     GridError,
@@ -21,6 +25,7 @@ from medseg.errors import (
     NiftiError,
     OutOfMemoryError,
     StorageError,
+    UnreadableError,
     UsageError,
 )
 from medseg.nifti import write_nifti
@@ -103,6 +108,70 @@ def test_a_nifti_that_is_written_again_has_another_key(tmp_path):
     assert job_of(study).key != key
 
 
+def zipped(folder, archive, change):
+    """Put a series into an archive; each slice's voxels in the other order where it is to change."""
+    with zipfile.ZipFile(archive, "w") as packed:
+        for n, file in enumerate(sorted(folder.rglob("*.dcm"))):
+            data = file.read_bytes()
+            packed.writestr(f"{n}.dcm", data[:-40] + data[-40:][::-1] if change else data)
+    return archive
+
+
+def test_a_zip_with_other_voxels_has_another_key_and_is_not_read_for_the_first(dicom, tmp_path):
+    archive = zipped(dicom / "s0", tmp_path / "a.zip", False)
+    (job,) = map(job_of, iterate_studies([archive], tiny_package()))
+    (same,) = map(job_of, iterate_studies([archive], tiny_package()))
+    assert same.key == job.key
+    zipped(dicom / "s0", archive, True)
+    (other,) = map(job_of, iterate_studies([archive], tiny_package()))
+    assert other.key != job.key
+    with pytest.raises(DicomError, match="another size or time"):
+        job.study(Policies())
+
+
+def test_a_series_in_the_place_of_another_is_noticed(dicom):
+    (study, *_) = iterate_studies([dicom / "s0"], tiny_package())
+    packed = refer_to(study.stack.series)
+    with pytest.raises(DicomError, match="another series"):
+        recall(replace(packed, name="0123456789ab"))
+
+
+def test_storage_that_is_away_is_no_refusal(dicom, tmp_path):
+    write_nifti(tmp_path / "a.nii.gz", image(0))
+    jobs = [job_of(study) for study in iterate_studies([tmp_path / "a.nii.gz", dicom / "s0"], tiny_package())]
+    (tmp_path / "a.nii.gz").unlink()
+    dicom.rename(tmp_path / "gone")
+    for job in jobs:
+        with pytest.raises(UnreadableError, match="No such file"):
+            StudyReader()(job)
+    (tmp_path / "a.nii.gz").write_bytes(b"no image")
+    with pytest.raises(NiftiError):
+        StudyReader()(jobs[0])
+
+
+def test_a_stray_nifti_does_not_hide_the_dicom_of_its_folder(dicom):
+    write_nifti(dicom / "stray.nii.gz", image(0))
+    found = list(iterate_studies([dicom], tiny_package()))
+    assert [bool(study.stack) for study in found] == [False, True, True, True]
+    (dicom / "s0" / "notes.txt").write_text("no image")
+    assert len(list(iterate_studies([dicom], tiny_package()))) == 4
+
+
+def test_the_same_file_is_found_once_and_two_of_one_name_are_both(tmp_path):
+    for folder in ("a", "b"):
+        write_nifti(tmp_path / folder / "scan.nii.gz", image(0))
+    paths = [tmp_path / "a", tmp_path / "a" / ".." / "a" / "scan.nii.gz", tmp_path / "b"]
+    assert len(list(iterate_studies(paths, tiny_package()))) == 2
+
+
+def test_a_problem_has_one_key_however_its_path_is_written(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    jobs = [job_of(*iterate_studies([path], tiny_package())) for path in (Path("empty"), tmp_path / "empty")]
+    assert jobs[0].problem
+    assert (jobs[0].key, jobs[0].source) == (jobs[1].key, jobs[1].source)
+
+
 WHAT = {"expected": "a", "found": "b", "remedy": "c"}
 
 
@@ -112,6 +181,7 @@ WHAT = {"expected": "a", "found": "b", "remedy": "c"}
         kind("x", **WHAT)
         for kind in (MedsegError, InputError, NiftiError, GridError, OutOfMemoryError, StorageError, BugError)
     ]
+    + [UnreadableError("x", **WHAT), ClusterError("x", **WHAT)]
     + [DicomError("x", **WHAT, reason="gantry-tilt"), ConfigError("x", ["one", "two"])],
     ids=lambda error: type(error).__name__,
 )

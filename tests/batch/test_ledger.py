@@ -11,10 +11,10 @@ import pytest
 
 from medseg.batch import Ledger, State
 from medseg.batch.job import JobResult, Output, job_of
-from medseg.batch.owner import is_gone, this_process
+from medseg.batch.owner import _start_of, is_gone, this_process
 from medseg.batch.schema import LEDGER_FILE
 from medseg.batch.settle import settle
-from medseg.errors import InputError, NiftiError, OutOfMemoryError, StorageError, UsageError
+from medseg.errors import InputError, NiftiError, OutOfMemoryError, StorageError, UnreadableError, UsageError
 from medseg.files import sha256_of
 from medseg.findings import Finding, FindingCode
 from medseg.study import nifti_study
@@ -131,11 +131,14 @@ def test_a_refusal_stays_until_medseg_changes_or_is_asked_again(out, jobs, monke
         ledger.plan(jobs[:1])
         assert ledger.claim() is None
         assert ledger.retry([State.REFUSED]) == 1
+        ledger.plan(jobs[1:])
+        assert (states(ledger)["s00"], ledger.rows()[0].message) == ("refused", str(error))  # not of that command
+        ledger.plan(jobs[:1])
         assert ledger.claim() == jobs[0].key
         ledger.refuse(jobs[0].key, error)
-        monkeypatch.setattr("medseg.batch.ledger.__version__", "99")
+        monkeypatch.setattr("medseg.batch.planning.__version__", "99")
         ledger.plan(jobs[:1])
-        assert states(ledger) == {"s00": "planned"}
+        assert states(ledger)["s00"] == "planned"
 
 
 def test_three_strikes_and_it_is_quarantined(out, jobs):
@@ -157,6 +160,7 @@ def test_three_strikes_and_it_is_quarantined(out, jobs):
         assert ledger.claim() is None
         assert ledger.is_over()
         ledger.retry([State.QUARANTINED])
+        ledger.plan(jobs[:2])
         assert ledger.claim() == jobs[0].key
         assert ledger.row(jobs[0].key).strikes == 0
 
@@ -226,6 +230,7 @@ def test_a_lease_holds_until_it_has_run_out_and_is_renewed(out, jobs):
         clock.now += 30
         assert two.claim() == key
         one.finish(finished(out, jobs[0]))  # it has lost the study
+        assert one.finish(finished(out, jobs[0])) is None
         assert two.row(key).state is State.RUNNING
         two.finish(finished(out, jobs[0]))
         assert one.is_over()
@@ -275,6 +280,146 @@ def test_a_problem_is_refused_at_once_and_forgotten_when_it_is_gone(out, jobs, t
     with Ledger(out) as ledger:
         ledger.plan([good])
         assert [row.key for row in ledger.rows()] == [good.key]
+
+
+def test_a_name_stays_with_the_study_that_had_it_whichever_comes_first(out, jobs):
+    """A folder with a copy of a study is named before the study itself, which is done."""
+    do_first(out, jobs)
+    rival = replace(jobs[1], target=jobs[0].target)
+    with Ledger(out, "m", "s") as ledger:
+        ledger.plan([rival, jobs[0]])
+        assert states(ledger) == {"s00": "done", "s01": "refused"}
+        assert (ledger.row(rival.key).code, (out / jobs[0].target).exists()) == ("TARGET", True)
+    with Ledger(out, "m", "s") as ledger:  # now alone: the name is its own
+        ledger.plan([rival])
+        assert states(ledger) == {"s01": "planned"}
+
+
+def changed(job, **others):
+    return replace(job, key="changed", **others)
+
+
+def end_badly(ledger, how):
+    key = ledger.claim()
+    if how == "refused":
+        ledger.refuse(key, NiftiError("x", expected="a", found="b", remedy="c"))
+    else:
+        while key:
+            ledger.fail(key, "CRASH", "crashed")
+            key = ledger.claim()
+
+
+@pytest.mark.parametrize("how", ["refused", "quarantined"])
+@pytest.mark.parametrize("what", ["input", "model", "again"])
+def test_a_study_without_a_label_map_does_not_keep_an_earlier_one(out, jobs, how, what):
+    do_first(out, jobs)
+    (out / "s00.probabilities.h5").write_text("mine")
+    job = changed(jobs[0]) if what == "input" else jobs[0]
+    with Ledger(out, "other" if what == "model" else "m", "s") as ledger:
+        ledger.plan([job], again=what == "again")
+        assert (out / job.target).exists()
+        end_badly(ledger, how)
+        assert states(ledger) == {"s00": how}
+    assert not (out / job.target).exists()
+    assert (out / "s00.probabilities.h5").exists()  # which the ledger never wrote
+
+
+def test_a_problem_that_is_known_at_once_leaves_no_earlier_label_map(out, jobs):
+    do_first(out, jobs)
+    problem = InputError("s00", expected="two files", found="one", remedy="look")
+    with Ledger(out, "m", "s") as ledger:
+        ledger.plan([changed(jobs[0], problem=problem)])
+        assert states(ledger) == {"s00": "refused"}
+    assert not (out / jobs[0].target).exists()
+
+
+def test_files_that_a_study_no_longer_has_are_deleted(out, jobs):
+    first, (extra,) = finished(out, jobs[0]), [out / "s00.probabilities.h5"]
+    extra.write_text("p")
+    more = (*first.outputs, Output(extra.name, sha256_of(extra), 1))
+    with Ledger(out, "m", "s") as ledger:
+        ledger.plan(jobs[:1])
+        ledger.claim()
+        ledger.finish(replace(first, outputs=more))
+        ledger.plan(jobs[:1], again=True)
+        ledger.claim()
+        ledger.finish(finished(out, jobs[0]))
+    assert ((out / jobs[0].target).exists(), extra.exists()) == (True, False)
+
+
+def test_outputs_are_moved_by_who_owns_the_study_alone(out, jobs, tmp_path):
+    """One whose lease has run out comes back with other labels."""
+    clock, late, right = Clock(), tmp_path / "late", tmp_path / "right"
+    late.write_text("late")
+    right.write_text("right")
+
+    def result(file):
+        return JobResult(jobs[0].key, (Output(jobs[0].target, sha256_of(file), 4),), made=(file,))
+
+    with Ledger(out, clock=clock) as one, Ledger(out, clock=clock) as two:
+        one.plan(jobs[:1])
+        two.plan(jobs[:1])
+        one.claim()
+        clock.now += 130
+        two.claim()
+        assert settle(two, result(right)) is State.DONE
+        assert settle(one, result(late)) is None
+    assert (out / jobs[0].target).read_text() == "right"
+
+
+def test_a_living_process_of_this_machine_keeps_its_study_whatever_the_lease(out, jobs):
+    clock = Clock()
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with Ledger(out, "m", "s", clock=clock) as ledger:
+        ledger.plan(jobs[:2])
+        ledger.claim()
+        host = this_process().split(":")[0]
+        start = _start_of(sleeper.pid)
+        ledger._database.execute(
+            "UPDATE studies SET worker = ? WHERE state = 'running'", (f"{host}:{sleeper.pid}:{start}:0",)
+        )
+        clock.now += 1000
+        assert ledger.claim() == jobs[1].key
+        ledger.plan([changed(jobs[0])])  # a changed file of the same name waits for it
+        assert {row.key: row.state.value for row in ledger.rows()}[jobs[0].key] == "running"
+        assert ledger.row("changed").code == "TARGET"
+        with Ledger(out, "other", "s", clock=clock) as other, pytest.raises(UsageError, match="with another model"):
+            other.plan(jobs)
+    sleeper.kill()
+    sleeper.wait()
+    with Ledger(out, "m", "s", clock=clock) as ledger:
+        ledger.plan([changed(jobs[0])])
+        assert ledger.row("changed").state is State.PLANNED
+        assert ledger.row(jobs[0].key) is None
+
+
+def test_memory_counts_where_tiles_had_to_be_smaller(out, jobs):
+    smaller = Finding(FindingCode.SMALLER_TILES, "smaller")
+    with Ledger(out, "m", "s:4GB") as ledger:
+        ledger.plan(jobs[:2])
+        for job, findings in zip(jobs[:2], ((smaller,), ()), strict=True):
+            ledger.claim()
+            ledger.finish(replace(finished(out, job), findings=findings))
+        ledger.plan(jobs[:2])
+        assert states(ledger) == {"s00": "done", "s01": "done"}
+    with Ledger(out, "m", "s:8GB") as ledger:
+        ledger.plan(jobs[:2])
+        assert states(ledger) == {"s00": "planned", "s01": "done"}
+
+
+def test_storage_that_is_away_is_a_strike_and_one_bad_name_does_not_stop_the_others(out, jobs):
+    away = UnreadableError("s00", expected="files", found="none", remedy="c")
+    with Ledger(out) as ledger:
+        ledger.plan(jobs)
+        assert settle(ledger, JobResult(ledger.claim(), error=away)) is State.FAILED
+        unwritten = StorageError("x", expected="a", found="File name too long", remedy="c")
+        assert settle(ledger, JobResult(ledger.claim(), error=unwritten)) is State.FAILED
+        made = out / "made"
+        made.write_text("l")
+        (out / jobs[2].target).mkdir()
+        output = Output(jobs[2].target, sha256_of(made), 1)
+        assert settle(ledger, JobResult(ledger.claim(), (output,), made=(made,))) is State.FAILED
+        assert ledger.row(jobs[2].key).result.outputs == ()
 
 
 def test_a_locked_ledger_is_waited_for_and_then_told(out, jobs):

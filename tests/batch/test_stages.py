@@ -7,17 +7,22 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medseg.batch import Ledger, State
-from medseg.batch.run import StopBatch
-from medseg.errors import StorageError
+from medseg.batch import Ledger, State, job_of
+from medseg.batch.options import BatchOptions
+from medseg.batch.run import StopBatch, plan_batch, run_batch
+from medseg.batch.scratch import scratch_folder
+from medseg.errors import InputError, OutOfMemoryError, StorageError
 from medseg.files import sha256_of
+from medseg.findings import FindingCode
 from medseg.nifti import read_nifti
-from tests.batch.hooks import THRESHOLD, Told, image, run, started
+from medseg.study import nifti_study
+from tests.batch.hooks import THRESHOLD, Told, crew, image, make_studies, run, started
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +56,7 @@ def test_all_are_done_and_told_of(tmp_path, in_process):
     row = rows["s00"]
     assert set(row.result.timings_s) == {"read", "segment", "write"}
     assert (row.attempts, row.strikes, row.result.device) == (1, 0, "cpu")
+    assert [finding.code for finding in row.result.findings] == [FindingCode.SMALLER_TILES]
     volume = (image(0).array > THRESHOLD).sum() * 6 / 1000
     assert row.result.volumes_ml == {"bright": pytest.approx(volume)}
     again, told = run(tmp_path, 6, in_process=in_process)
@@ -117,6 +123,85 @@ def test_being_asked_to_stop_gives_back_what_is_in_work(tmp_path, in_process, mo
     assert nothing_else(tmp_path)
 
 
+def test_the_time_limit_holds_for_a_study_that_reports_its_tiles(tmp_path):
+    """It would take 40 s, and says something every 0.1 s."""
+    rows, _ = run(tmp_path, 2, limit_s=2.0, strikes=1, seconds=0.4, segment={"s00": "slow"})
+    assert (rows["s00"].state, rows["s00"].code) == (State.QUARANTINED, "TIME")
+    check_done(tmp_path, rows, ["s01"])
+
+
+def test_a_network_that_cannot_start_again_at_once_is_waited_for(tmp_path, monkeypatch):
+    """As where the memory of the one that crashed is not free yet."""
+    monkeypatch.setattr("medseg.batch.stage.PAUSE_S", 0.1)
+    rows, _ = run(tmp_path, 2, starting=True, segment={"s00": "once:segv"})
+    check_done(tmp_path, rows, rows)
+    assert (rows["s00"].strikes, len(list(tmp_path.glob("start.*")))) == (1, 4)
+
+
+def test_a_network_that_cannot_start_at_all_ends_the_batch(tmp_path):
+    (tmp_path / "start.0").touch()  # the first start is one that fails
+    with pytest.raises(OutOfMemoryError):
+        run(tmp_path, 1, starting=True)
+
+
+def test_sigterm_to_the_whole_group_charges_no_study(tmp_path):
+    command = [sys.executable, "-m", "tests.batch.hooks", str(tmp_path), "6", "processes", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: started(tmp_path) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert "StopBatch" in told
+    with Ledger(tmp_path / "out") as ledger:
+        rows = ledger.rows()
+    assert {(row.state, row.strikes, row.code) for row in rows} <= {(State.PLANNED, 0, ""), (State.DONE, 0, "")}
+    assert {row.attempts for row in rows if row.state is State.PLANNED} == {0}
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_another_process_may_plan_what_is_in_work_or_was_refused(tmp_path, in_process, monkeypatch):
+    """From a second shell: another try of a problem that this batch knew, and a changed file of the same name."""
+    jobs = make_studies(tmp_path, 2)
+    problem = InputError("bad", expected="a", found="b", remedy="c")
+    bad = replace(jobs[0], key="bad", name="bad", target="", problem=problem)
+
+    def second(*_):
+        monkeypatch.undo()
+        with Ledger(tmp_path / "out", "m", "s") as other:
+            other.retry([State.REFUSED])
+            other.plan([replace(jobs[0], key="changed"), bad])
+
+    monkeypatch.setattr(Told, "tiles", second)
+    told = Told()
+    with Ledger(tmp_path / "out", "m", "s") as ledger, scratch_folder(tmp_path / "out") as scratch:
+        planned = plan_batch(ledger, [*jobs, bad])
+        crew_of = crew(tmp_path, scratch)
+        run_batch(ledger, planned, crew_of, ["cpu"], scratch, told, BatchOptions(None, in_process))
+        rows = {row.key: row for row in ledger.rows()}
+    assert rows.keys() == {jobs[0].key, jobs[1].key, "bad", "changed"}
+    assert (rows["bad"].state, rows["changed"].code) == (State.REFUSED, "TARGET")
+    check_done(tmp_path, {row.name: row for row in rows.values() if row.state is State.DONE}, ["s00", "s01"])
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_name_as_long_as_can_be(tmp_path, in_process):
+    """What was the temporary name of such a one had more than the 255 bytes of file systems."""
+    run(tmp_path, 1, in_process=True)
+    name = "n" * 232
+    (tmp_path / "s00.nii.gz").rename(tmp_path / f"{name}.nii.gz")
+    jobs = [job_of(nifti_study((tmp_path / f"{name}.nii.gz",)))]
+    with Ledger(tmp_path / "out", "m", "s") as ledger, scratch_folder(tmp_path / "out") as scratch:
+        planned = plan_batch(ledger, jobs)
+        crew_of = crew(tmp_path, scratch)
+        run_batch(ledger, planned, crew_of, ["cpu"], scratch, Told(), BatchOptions(None, in_process))
+        assert [row.state for row in ledger.rows()] == [State.DONE, State.DONE]
+    assert (tmp_path / "out" / f"{name}.nii.gz").exists()
+
+
+def test_an_error_within_the_batch_is_not_that_of_its_scratch_folder(tmp_path):
+    with pytest.raises(FileNotFoundError), scratch_folder(tmp_path):
+        (tmp_path / "none").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["here", "processes"])
 def test_kill_nine_at_any_moment_loses_nothing_and_does_nothing_twice(tmp_path, how):
@@ -164,7 +249,7 @@ def test_no_more_volumes_wait_than_are_allowed(tmp_path):
 
     def count():
         while not over.is_set():
-            files = list((tmp_path / "out").glob(".medseg-scratch-*/*.0.raw"))
+            files = list((tmp_path / "out").glob(".medseg-scratch-*/*/0.raw"))
             most[0] = max(most[0], len(files))
             time.sleep(0.01)
 

@@ -12,6 +12,7 @@ import pytest
 
 from medseg.batch import Ledger, State
 from medseg.cli import main
+from medseg.cli.console import progress_bar
 from medseg.nifti import read_nifti, write_nifti
 from tests.builders import save_tiny_model, tiny_case
 
@@ -117,6 +118,48 @@ def test_all_refused_has_status_5_and_none_named_2(medseg, place):
 def test_an_input_is_never_written_over(medseg, place):
     status, text = medseg("segment", place / "in", "-m", place / "model", "-o", place / "in")
     assert (status, "the input itself" in text) == (2, True)
+
+
+def test_another_try_with_relative_paths_leaves_no_ghosts(medseg, place, monkeypatch):
+    """A folder without images is refused once, whichever way its path is written."""
+    (place / "empty").mkdir()
+    monkeypatch.chdir(place)
+    words = ("segment", "in", "empty", "-m", "model", "-o", "out", "--in-process")
+    assert medseg(*words)[0] == 3
+    first = rows_of(place)
+    monkeypatch.chdir(place / "in")
+    assert medseg("batch", "retry", place / "out")[0] == 3
+    second = rows_of(place)
+    assert second.keys() == first.keys() == {"s0", "s1", "s2", "bad", "empty"}
+    assert {name for name, row in second.items() if row.state is State.REFUSED} == {"bad", "empty"}
+
+
+def test_studies_are_watched_where_that_is_asked_for_or_was_before(medseg, place, monkeypatch):
+    given = []
+    monkeypatch.setattr("medseg.batch.run.run_batch", lambda *a: given.append(a[-1].in_process))
+    scan = place / "in" / "s0.nii.gz"
+    words = ("segment", scan, "-m", place / "model", "-o", place / "out")
+    medseg(*words, "--time-limit", "1min")
+    medseg(*words)
+    medseg(*words, "--in-process")
+    medseg(*words[:-1], place / "other", "--retries", "5")
+    assert given == [False, False, True, True]
+    for extra in (("--in-process", "--time-limit", "1min"), ()):
+        status, text = medseg(*words[:-1], place / "x.nii.gz", *extra, "--time-limit", "1min")
+        assert (status, "--time-limit" in text) == (2, True)
+    status, text = medseg(*words, "--in-process", "--time-limit", "1min")
+    assert (status, "--time-limit" in text) == (2, True)
+
+
+def test_an_eta_is_shown_for_studies_of_minutes():
+    now = [0.0]
+    bar = progress_bar()
+    bar.get_time = lambda: now[0]
+    task = bar.add_task("studies", total=10, note="")
+    for _ in range(4):
+        now[0] += 120
+        bar.advance(task)
+    assert bar.tasks[0].time_remaining == 6 * 120
 
 
 def test_ctrl_c_gives_back_what_is_in_work(place):

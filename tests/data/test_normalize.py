@@ -40,6 +40,23 @@ def test_zscore_within_the_filled_mask():
     np.testing.assert_array_equal(x[1], array[1])
 
 
+def test_what_the_first_stage_drew_counts_as_inside():
+    """nnU-Net's mask of a second stage is its label map, -1 where that is 0 and the image outside."""
+    array = np.zeros((8, 8, 8), np.float32)
+    array[:6, :6, :6] = np.random.default_rng(0).normal(50, 9, (6, 6, 6))
+    array[0, 0, 0] = array[7, 7, 7] = 1
+    drawn = np.zeros((8, 8, 8), np.uint8)
+    drawn[4:, 2:4, 2:4] = 2
+    rules = {"intensity": [{"kind": "zscore", "filled": True}], "coarse_labels": (2,)}
+    transforms = build_transforms(Preprocessing.model_validate(rules), 1)
+    got = prepare(transforms, [Volume(array, np.eye(4))], coarse=Volume(drawn, np.eye(4)))
+    inside = ndimage.binary_fill_holes(array != 0) | (drawn > 0)
+    values = array[inside].astype(np.float64)
+    expected = np.where(inside, (array - values.mean()) / values.std(), 0)
+    np.testing.assert_allclose(got.image[0], expected, atol=1e-5)
+    np.testing.assert_array_equal(got.coarse, drawn)
+
+
 def test_ranges_and_colours():
     array = np.random.default_rng(0).uniform(3, 250, (4, 5, 6)).astype(np.float32)
     x = torch.from_numpy(np.stack([array, array, np.full_like(array, 7)]))

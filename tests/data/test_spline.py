@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medseg.data.preprocessing import Preprocessing
+from medseg.data.resample import nearest_planes
 from medseg.data.spline import (
+    centres,
     faced_grid,
     header_spacing,
-    nearest_planes,
     resize,
     resize_labels,
     separate_axis,
@@ -63,8 +66,9 @@ def test_planes_apart(axis, planes):
 
 
 def test_half_way_the_higher_plane_is_taken():
-    assert nearest_planes(8, 4).tolist() == [1, 3, 5, 7]
-    assert nearest_planes(4, 8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert nearest_planes(centres(8, 4), 8).tolist() == [1, 3, 5, 7]
+    assert nearest_planes(centres(4, 8), 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert nearest_planes(np.array([0.4999999, 0.49]), 2, tolerance=1e-6).tolist() == [1, 0]
 
 
 def test_rows_of_the_matrix_sum_to_one_and_nothing_changes_without_a_change():
@@ -74,16 +78,25 @@ def test_rows_of_the_matrix_sum_to_one_and_nothing_changes_without_a_change():
     assert resize(x, (4, 5, 6)) is x
 
 
-def test_labels_are_where_at_least_half_of_them_is():
-    """``resize_segmentation`` of batchgenerators: each label by itself, larger ones over smaller ones."""
-    labels = np.random.default_rng(0).integers(0, 4, (7, 6, 9))
-    expected = np.zeros((11, 15, 6), int)
-    for value in range(4):
-        expected[zoomed((labels == value).astype(float), expected.shape, order=1) >= 0.5] = value
-    got = resize_labels(torch.from_numpy(labels)[None], (11, 15, 6))[0].numpy()
-    assert (got != expected).mean() < 2e-3  # scipy's own rounding where it is one half
-    halves = resize_labels(torch.tensor([1, 2]).reshape(1, 2, 1, 1), (3, 1, 1))
-    assert halves.flatten().tolist() == [1, 2, 2]
+@pytest.mark.parametrize("new", [(11, 15, 6), (13, 7, 10), (14, 12, 18), (4, 3, 3)])
+def test_labels_are_those_with_the_most(new):
+    """As batchgenerators says it: the largest share; where it is shared, the nearest label that has it."""
+    labels = np.random.default_rng(0).integers(-1, 3, (7, 6, 9))
+    shares = np.stack([zoomed((labels == value).astype(float), new, order=1) for value in range(-1, 3)])
+    factors = [n / o for n, o in zip(new, labels.shape, strict=True)]
+    nearest = ndimage.zoom(labels, factors, order=0, mode="nearest", grid_mode=True)
+    own = np.take_along_axis(shares, (nearest + 1)[None], axis=0)[0]
+    largest = shares.max(axis=0)
+    first = (shares >= largest - 1e-9).argmax(axis=0) - 1
+    got = resize_labels(torch.from_numpy(labels)[None], new)[0].numpy()
+    np.testing.assert_array_equal(got, np.where(own >= largest - 1e-9, nearest, first))
+
+
+def test_labels_of_planes_apart():
+    labels = np.random.default_rng(1).integers(0, 4, (5, 6, 4))
+    planes = [resize_labels(torch.from_numpy(one)[None, None], (1, 9, 7))[0, 0] for one in labels]
+    got = resize_labels(torch.from_numpy(labels)[None], (10, 9, 7), separate=0)[0]
+    np.testing.assert_array_equal(got, np.stack(planes)[np.arange(10) // 2])
 
 
 @pytest.mark.parametrize(
@@ -125,10 +138,11 @@ def test_axes_of_the_network_and_of_the_file():
     """Nothing moves in the patient; the network sees the file's own order of voxels, or another one."""
     array = noise(6, 5, 4)
     volume = Volume(array, affine_of(np.diag([-1, -1, 1]), (1.0, 2.0, 3.0), (7, 8, 9)))
-    for orientation, axes in (("stored", (0, 1, 2)), ("stored", (2, 1, 0)), ("RAS", (1, 2, 0))):
-        rules = PLAIN | {"orientation": orientation, "axes": axes}
+    turns = {"stored": array, "LPS": array, "RAS": array[::-1, ::-1], "RPI": array[::-1, :, ::-1]}
+    for orientation, axes in product(turns, [(0, 1, 2), (2, 1, 0), (1, 2, 0)]):
+        rules = PLAIN | {"orientation": orientation, "axes": axes, "spacing_mm": ["keep"] * 3}
         got = prepare(build_transforms(Preprocessing.model_validate(rules), 1), [volume])
-        expected = array if orientation == "stored" else array[::-1, ::-1]
+        expected = turns[orientation]
         np.testing.assert_array_equal(got.image[0], expected.transpose(axes))
         index = np.argwhere(array > 1.5)
         back = np.rint(got.grid.index(volume.grid.world(index))).astype(int)
@@ -136,8 +150,13 @@ def test_axes_of_the_network_and_of_the_file():
 
 
 def test_axes_and_crops_that_contradict_are_refused():
-    for wrong in ({"axes": (0, 1, 1)}, {"crop_nonzero": True, "crop_above": 0.0}):
-        with pytest.raises(ValueError, match=r"axes must name|give one"):
+    for wrong in (
+        {"axes": (0, 1, 1)},
+        {"crop_nonzero": True, "crop_above": 0.0},
+        {"orientation": "stored"},
+        {"orientation": "SAR"},
+    ):
+        with pytest.raises(ValueError, match=r"axes must name|give one|needs spacing_mm|should match pattern"):
             Preprocessing.model_validate(PLAIN | wrong)
 
 

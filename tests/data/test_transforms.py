@@ -289,6 +289,15 @@ def test_values_that_are_no_numbers_are_refused(value, channel):
         run(volumes)
 
 
+@pytest.mark.parametrize("value", [1e300, -1e39])
+def test_values_that_32_bits_do_not_hold_are_refused(value):
+    array = noise().astype(np.float64)
+    assert run(Volume(array, np.eye(4))).image.isfinite().all()
+    array[3, 2, 1] = value
+    with pytest.raises(InputError, match="expected finite values that 32 bits hold, found values from"):
+        run(Volume(array, np.eye(4)))
+
+
 def test_a_rule_that_is_not_complete_is_refused():
     with pytest.raises(Exception, match="Preprocessing|NormalizeChannelsd") as caught:
         run(Volume(noise(), np.eye(4)), {"kind": "ct"})

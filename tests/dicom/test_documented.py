@@ -14,7 +14,8 @@ from medseg.findings import FindingCode
 
 DOCS = (Path(__file__).parents[2] / "docs" / "dicom.md").read_text(encoding="utf-8")
 OF_NIFTI = {FindingCode.FORMS_DISAGREE, FindingCode.NO_ORIENTATION}
-OF_SEGMENTING = {FindingCode.SMALLER_TILES, FindingCode.NO_REGION}  # docs/segmenting.md
+# docs/segmenting.md and docs/nnunet.md
+OF_SEGMENTING = {FindingCode.SMALLER_TILES, FindingCode.NO_REGION, FindingCode.STORED_ORIENTATION}
 OPTIONS = {
     "gantry_tilt": "OnTilt",
     "irregular": "OnIrregular",

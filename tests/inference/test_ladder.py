@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from medseg.errors import OutOfMemoryError, is_out_of_memory
+from medseg.batch.direct import Outcome
+from medseg.cli.segment import print_outcomes
+from medseg.errors import ModelError, OutOfMemoryError, is_out_of_memory
 from medseg.findings import FindingCode
 from medseg.inference.ladder import ON_CPU, ON_HOST, ONE_TILE, rungs, segment_on_ladder, smaller_tiles
 from medseg.inference.scope import Scope
 from medseg.inference.tiles import SlidingWindow, TileEngine
 from medseg.labels import AS_PLANNED
+from medseg.nifti import write_nifti
+from medseg.segment import segment_study
 from medseg.segmenter import Segmenter
+from medseg.study import nifti_study
 from tests.builders import tiny_case, tiny_package
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -76,6 +83,16 @@ def test_smaller_tiles_are_said():
     assert got.rung == "tiles of 8 x 16 x 16"
     assert [finding.code for finding in got.volume.findings] == [FindingCode.SMALLER_TILES]
     assert (got.array == EXPECTED.array).mean() > 0.999  # the network looks at one voxel: ties aside the same
+
+
+def test_a_rung_that_is_not_as_planned_is_printed(tmp_path, capsys):
+    write_nifti(tmp_path / "a.nii.gz", IMAGE)
+    study, network = nifti_study((tmp_path / "a.nii.gz",)), Pointwise(16**3)
+    for said in (True, False):
+        result = segment_study(segmenter(network), study, tmp_path / "out")
+        print_outcomes([Outcome(study, result, None)])
+        assert (f"a.nii.gz: to fit into memory: {ONE_TILE}" in capsys.readouterr().out) is said
+        network.most_voxels = np.inf
 
 
 def test_the_next_study_begins_at_the_top():
@@ -172,6 +189,67 @@ def test_memory_that_nothing_fits_is_refused_before_it_runs():
     assert not model.preflight(IMAGE.grid).fits
 
 
+def test_logits_that_are_no_numbers_are_refused():
+    class Spoilt(Pointwise):
+        def forward(self, x):
+            return super().forward(x) * np.nan
+
+    with pytest.raises(ModelError, match="the network's logits: expected finite values, found NaN"):
+        segmenter(Spoilt()).segment(IMAGE)
+
+
+def test_sums_that_16_bits_do_not_hold_are_made_in_32():
+    class Large(Pointwise):
+        def forward(self, x):
+            return super().forward(x) * 1e5
+
+    class Half(Segmenter):
+        def engine(self, *given):
+            return replace(super().engine(*given), sums=torch.float16)
+
+    network, window = Large(), SlidingWindow(tile_size=(16, 16, 16))
+    got = Half(tiny_package(), [network], CPU, window=window).segment(IMAGE)
+    once = Large()
+    assert np.array_equal(got.array, segmenter(once, batch=1).segment(IMAGE).array)
+    assert len(network.seen) > len(once.seen)
+    assert np.unique(got.array).tolist() == [0, 1, 3]
+
+
+def test_a_move_that_fails_spoils_no_later_study(monkeypatch):
+    """A segmenter at home on a device whose memory is full: networks come and go, whole or not at all."""
+    home, moves = torch.device("meta"), []
+
+    def move(network, device, dims, **_):
+        moves.append((network.name, device.type))
+        if device == home and network.name == "b" and len(moves) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return network
+
+    class Named(Pointwise):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            if x.is_meta:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    monkeypatch.setattr("medseg.segmenter.place", move)
+    monkeypatch.setattr("medseg.segmenter.autocast", lambda precision, device: nullcontext())
+    model = Segmenter(tiny_package(), [Named("a"), Named("b")], home, precision="fp32")
+    assert moves == [("a", "meta"), ("b", "meta")]
+    first = model.segment(IMAGE)
+    assert moves[2:] == [("a", "cpu"), ("b", "cpu")]
+    second = model.segment(IMAGE)
+    assert moves[4:6] == [("a", "meta"), ("b", "meta")]  # going home is an attempt like any other
+    assert moves[-2:] == [("a", "cpu"), ("b", "cpu")]
+    for got in (first, second):
+        assert got.rung == ON_CPU
+        assert np.array_equal(got.array, EXPECTED.array)
+    assert model.device == home
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_networks_come_back_from_the_cpu():
@@ -190,6 +268,8 @@ def test_networks_come_back_from_the_cpu():
     got = model.segment(IMAGE)
     assert got.rung == ON_CPU
     assert np.array_equal(got.array, EXPECTED.array)
+    network.forward = super(OnlyOnTheHost, network).forward
+    assert model.segment(IMAGE).rung == AS_PLANNED
     assert network.weight.is_cuda
     assert model.device == CUDA
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -171,7 +172,10 @@ for depth in (128, 640):
 
 def test_memory_does_not_grow_with_the_volume_and_certain_voxels_cost_next_to_nothing(tmp_path):
     command = [sys.executable, "-c", FILL, str(tmp_path / "a.h5")]
-    small, large = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    # what is freed goes back to the system at once: the peak is that of what is in use
+    returned = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | returned)
+    small, large = map(int, run.stdout.split())
     whole = 2 * 3 * 256 * 256 * 640
     assert (large - small) * 1024 < whole / 8
     assert (tmp_path / "a.h5").stat().st_size < whole / 30
@@ -200,6 +204,41 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path):
         saving_probabilities(tmp_path / "file" / "a.h5", package(), SOURCE),
     ):
         pass
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import torch
+from medseg.errors import StorageError
+from medseg.inference.probabilities import saving_probabilities
+from medseg.volume import Grid
+from tests.inference.test_probabilities import package
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+done = 0
+try:
+    with saving_probabilities(Path(sys.argv[1]), package(), Grid((64, 64, 256), np.eye(4))) as sink:
+        for k in range(0, 256, 4):
+            sink((slice(0, 64), slice(0, 64), slice(k, k + 4)), torch.randn(3, 64, 64, 4))
+            done += 1
+except StorageError as error:
+    print(done, error.found)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the size of files")
+@pytest.mark.parametrize("limit", [3_000, 500_000])
+def test_a_full_disk_is_an_error_and_not_a_crash(limit, tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "a.h5"), str(limit)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    done, found = run.stdout.split(maxsplit=1)
+    assert int(done) < 64  # it stops soon: what cannot be written is kept in memory
+    assert found == "File too large\n"
+    assert run.stderr == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_that_are_something_else_are_refused(tmp_path):
@@ -255,6 +294,6 @@ def test_a_batch_writes_them_too(tmp_path):
     (tmp_path / "scratch").mkdir()
     options = InferenceOptions(save_probabilities=True)
     made = StudyNetwork(tmp_path / "model", options, "cpu", scratch=tmp_path / "scratch")(job, [volume()])
-    written = StudyWriter(tmp_path / "out", tmp_path / "scratch")(job, made)
+    written = StudyWriter(tmp_path / "scratch")(job, made)
     assert [output.path for output in written.outputs] == ["scan.nii.gz", "scan.probabilities.h5"]
-    assert read_probabilities(tmp_path / "out" / "scan.probabilities.h5").names == ("background", "ball", "box")
+    assert read_probabilities(written.made[1]).names == ("background", "ball", "box")

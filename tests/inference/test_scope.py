@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import binary_dilation
 
 from medseg.errors import ModelError, UsageError
-from medseg.findings import FindingCode
+from medseg.findings import Finding, FindingCode
 from medseg.inference.scope import RegionOfInterest, Scope, cropped, filled_body
 from medseg.inference.tiles import SlidingWindow
 from medseg.labels import LabelMap, LabelSet
@@ -24,12 +24,12 @@ CPU = torch.device("cpu")
 class Drawn:
     """A coarse model that draws what it is told to."""
 
-    def __init__(self, array) -> None:
-        self.array = array
+    def __init__(self, array, findings=()) -> None:
+        self.array, self.findings = array, findings
 
     def segment(self, image, advance=None):
         labels = LabelSet.from_names({1: "liver", 2: "spleen"})
-        return LabelMap(Volume(self.array, image[0].affine), labels)
+        return LabelMap(Volume(self.array, image[0].affine, findings=self.findings), labels)
 
 
 class Threshold(torch.nn.Module):
@@ -68,9 +68,9 @@ def test_the_box_holds_what_is_found_and_the_margin():
     array[15, 3, 3] = 2
     image = [Volume(array, AFFINE)]
     model = Drawn(array)
-    assert RegionOfInterest(model, (1,), 3.0).box(image) == (slice(2, 12), slice(18, 22), slice(11, 14))
-    assert RegionOfInterest(model, (), 0.0).box(image) == (slice(5, 16), slice(3, 21), slice(3, 13))
-    assert RegionOfInterest(model, (7,), 3.0).box(image) is None
+    assert RegionOfInterest(model, (1,), 3.0).box(image) == ((slice(2, 12), slice(18, 22), slice(11, 14)), ())
+    assert RegionOfInterest(model, (), 0.0).box(image) == ((slice(5, 16), slice(3, 21), slice(3, 13)), ())
+    assert RegionOfInterest(model, (7,), 3.0).box(image)[0] is None
 
 
 def test_a_part_stays_where_it_is_in_the_patient():
@@ -106,7 +106,53 @@ def test_nothing_found_segments_everything_and_says_so():
     model.scope = Scope(RegionOfInterest(Drawn(np.zeros(image.array.shape, np.uint8))))
     got = model.segment(image)
     assert np.array_equal(got.array, expected)
-    assert [finding.code for finding in got.volume.findings] == [FindingCode.NO_REGION]
+    (finding,) = got.volume.findings
+    assert finding.code == FindingCode.NO_REGION
+    assert finding.where == ""  # no path of this machine: it goes into the ledger
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_how_the_coarse_model_ran_is_said(there):
+    image, odd = scan(), Finding(FindingCode.NO_ORIENTATION, "of the image")
+    tiles = Finding(FindingCode.SMALLER_TILES, "tiles of 4 x 4 x 4")
+    model = Segmenter(ct(), [Threshold(0.5)], CPU)
+    found = np.full(image.array.shape, there, np.uint8)
+    model.scope = Scope(RegionOfInterest(Drawn(found, (odd, tiles))))
+    told = model.segment(image).volume.findings
+    assert told[0] == Finding(FindingCode.SMALLER_TILES, "the coarse model: tiles of 4 x 4 x 4")
+    assert [finding.code for finding in told[1:]] == ([] if there else [FindingCode.NO_REGION])
+
+
+def test_how_the_first_stage_ran_is_said():
+    class Small(Threshold):
+        def forward(self, x):
+            if x[0, 0].numel() > 512:
+                raise MemoryError
+            return super().forward(x)
+
+    class Second(Threshold):
+        def forward(self, x):
+            return super().forward(x[:, :1])
+
+    package = ct()
+    window = SlidingWindow(tile_size=(16, 8, 8))
+    cascade = package.model_copy(
+        update={
+            "coarse": True,
+            "preprocessing": package.preprocessing.model_copy(update={"coarse_labels": (1, 3)}),
+        }
+    )
+    model = Segmenter(cascade, [Second(0.5)], CPU, coarse=Segmenter(package, [Small(0.5)], CPU, window=window))
+    (finding,) = model.segment(scan()).volume.findings
+    assert finding.code == FindingCode.SMALLER_TILES
+    assert finding.message.startswith("the first stage: not enough memory: tiles of 8 x 8 x 8")
+
+
+@pytest.mark.parametrize("given", [{"roi_labels": ("liver",)}, {"roi_margin_mm": 5.0}])
+def test_a_region_needs_a_coarse_model(given, tmp_path):
+    save_tiny_model(tmp_path)
+    with pytest.raises(UsageError, match="expected --roi-from with it"):
+        load_segmenter(tmp_path, InferenceOptions("cpu", **given))
 
 
 @pytest.mark.parametrize("spacing", [("keep",) * 3, (1.5, 1.5, 3.0)])

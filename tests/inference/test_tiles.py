@@ -148,6 +148,27 @@ def test_sums_beyond_16_bits_are_refused():
         list(ring.finish(12))
 
 
+@pytest.mark.parametrize(("value", "found"), [(torch.nan, "NaN"), (-torch.inf, "infinite")])
+@pytest.mark.parametrize("predict", [NETWORK, channels_last])
+def test_logits_that_are_no_numbers_are_refused(value, found, predict):
+    def spoilt(tiles):
+        logits = predict(tiles)
+        logits[-1, -1, 3, 4, 5] = value
+        return logits
+
+    with pytest.raises(ModelError, match=f"expected finite values, found {found}") as caught:
+        whole(TileEngine(spoilt, TILE, SlidingWindow(), 3))
+    assert "cpu" not in str(caught.value).lower()
+
+
+def test_large_logits_are_numbers():
+    """Their sum is infinite in 32 bits, none of them is."""
+    logits = torch.full((1, 2, *TILE), 3e38)
+    ring = Ring((8, 10, 12), None, torch.device("cpu"))
+    ring.add([(0, 0)], logits)
+    assert torch.equal(torch.cat([part for _, part in ring.finish(12)], dim=-1), logits[0])
+
+
 def test_number_of_tiles():
     calls = []
     engine = TileEngine(lambda x: calls.append(len(x)) or NETWORK(x), TILE, SlidingWindow(), 3)

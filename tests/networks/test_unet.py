@@ -247,6 +247,8 @@ def test_convolutions_have_a_bias_where_no_norm_follows_unless_told(norm, bias, 
         ({"width_multiplier": 1e3}, r"network\.width_multiplier: expected a positive number below 64"),
         (PAPER | {"downsampling": "strided_conv"}, r"network\.downsampling: expected max_pool with padding: valid"),
         (PAPER | {"deep_supervision": True}, r"network\.deep_supervision: expected false with padding: valid"),
+        (PAPER | {"encoder_units": (2, 2, 3)}, r"network\.encoder_units: expected 2 with padding: valid"),
+        (PAPER | {"decoder_units": 1}, r"network\.decoder_units: expected 2 with padding: valid, .*found 1"),
     ],
     ids=str,
 )

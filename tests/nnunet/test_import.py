@@ -6,6 +6,7 @@ import json
 import os
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import torch
 
 from medseg.ensemble import merge_packages
 from medseg.errors import ManifestError, ModelError, UsageError
+from medseg.inference.accepted import orientation_findings
 from medseg.loading import load_model
 from medseg.model import load_package
 from medseg.nnunet.checkpoint import read_checkpoint
 from medseg.nnunet.package import NnunetChoice, import_nnunet
-from medseg.volume import Volume
+from medseg.volume import SourceSlice, Volume
 from tests.nnunet.frozen import Frozen
 
 PLANE, THICK = "plain_2d", "plain_3d_old"
+OTHER = {"network_weights": {}, "trainer_name": "nnUNetTrainer", "init_args": {"configuration": "2d"}}
 
 
 def shifted(frozen: Frozen, by: float) -> dict[str, torch.Tensor]:
@@ -239,7 +242,13 @@ def test_numbers_that_numpy_1_wrote(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [({"state_dict": {}}, "no network_weights"), ([], "no network_weights"), (None, "no such file")],
+    [
+        ({"state_dict": {}}, "no network_weights"),
+        ([], "no network_weights"),
+        (None, "no such file"),
+        (OTHER | {"network_weights": [1]}, "network_weights that are list"),
+        (OTHER | {"current_epoch": "many"}, "invalid literal"),
+    ],
     ids=str,
 )
 def test_files_that_are_no_checkpoints(content, found, tmp_path):
@@ -248,6 +257,39 @@ def test_files_that_are_no_checkpoints(content, found, tmp_path):
         torch.save(content, file)
     with pytest.raises(ModelError, match=f"expected a checkpoint of nnU-Net 2, found .*{found}"):
         read_checkpoint(file)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_networks_that_were_wrapped(wrapper, tmp_path):
+    file, frozen = tmp_path / "checkpoint_final.pth", Frozen(PLANE)
+    weights = {f"{wrapper}{name}": tensor for name, tensor in frozen.weights.items()}
+    torch.save(frozen.checkpoint(network_weights=weights, current_epoch=None), file)
+    found = read_checkpoint(file)
+    assert (found.weights.keys(), found.epoch) == (frozen.weights.keys(), 0)
+
+
+def test_files_turned_as_the_training_files_were(tmp_path):
+    """However a file stores the patient, the labels are the same, and nothing is left to say."""
+    import_nnunet(Frozen(THICK).results(tmp_path), tmp_path / "model", NnunetChoice(orientation="LPS"))
+    segmenter = load_model(tmp_path / "model", device="cpu")
+    array = np.random.default_rng(0).normal(size=(9, 16, 6)).astype(np.float32)
+    affine, mirrored = np.diag([-0.8, -0.8, 2.5, 1]), np.diag([0.8, -0.8, 2.5, 1])
+    mirrored[0, 3] = -0.8 * 8
+    labels = segmenter.segment([Volume(np.asfortranarray(array + n), affine) for n in (0, 1)])
+    other = segmenter.segment([Volume(np.asfortranarray(array[::-1] + n), mirrored) for n in (0, 1)])
+    assert labels.array.any()
+    assert np.array_equal(other.array[::-1], labels.array)
+
+
+def test_dicom_is_said_to_be_taken_as_stored(tmp_path):
+    for name, orientation in (("stored", None), ("turned", "LPS")):
+        folder = Frozen(THICK).results(tmp_path / f"{name}_results")
+        package = import_nnunet(folder, tmp_path / name, NnunetChoice(orientation=orientation))
+        file = Volume(np.zeros((3, 3, 3), np.float32), np.diag([-1.0, -1, 1, 1]))
+        series = replace(file, slices=(SourceSlice(0.0, "1.2", "1.2.3"),) * 3)
+        assert not orientation_findings(file, package)
+        codes = [finding.code.value for finding in orientation_findings(series, package)]
+        assert codes == (["stored-orientation"] if name == "stored" else [])
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from medseg.data.transforms import build_transforms, prepare
 from medseg.inference.labelling import label_on_grid
 from medseg.loading import load_model
+from medseg.model import COARSE_FOLDER
 from medseg.nifti import read_nifti
 from medseg.nnunet.package import import_nnunet
 from medseg.volume import Volume
@@ -22,33 +23,57 @@ from tests.nnunet.frozen import Frozen
 PREDICTIONS = Path(__file__).parent / "predictions"
 NAMES = ("thick_slices", "turned", "slices")
 HEAD = "decoder.seg_layers.1.bias"
+FIRST_CONVOLUTION = "encoder.stages.0.0.convs.0."
+FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
 
 
-class Prediction:
-    """A frozen prediction, and the folder of the model that made it."""
+class Labels:
+    """Frozen label maps, and the folder of the model that made them."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.case: dict[str, Any] = json.loads((PREDICTIONS / f"{name}.json").read_text())
         self.images = [read_nifti(PREDICTIONS / f"{name}_000{channel}.nii.gz") for channel in (0, 1)]
-        self.labels = read_nifti(PREDICTIONS / f"{name}_labels.nii.gz").array
-        tensors = load_file(PREDICTIONS / f"{name}.safetensors")
-        self.logits, self.rounding = tensors["logits"].numpy(), tensors["rounding"].float().numpy()
+        self.labels = self.map("labels").array
 
-    def results(self, root: Path) -> Path:
+    def map(self, kind: str) -> Volume:
+        return read_nifti(PREDICTIONS / f"{self.name}_{kind}.nii.gz")
+
+    def results(self, root: Path, stage: str | None = None) -> Path:
         frozen = Frozen(self.case["network"])
 
         def change(plans: dict[str, Any]) -> None:
             plans |= self.case["plans"]
             plans["configurations"][frozen.configuration] |= self.case["configuration"]
+            first = {"inherits_from": frozen.configuration, "next_stage": SECOND} | self.case.get("first_stage", {})
+            second = {"inherits_from": frozen.configuration, "previous_stage": FIRST}
+            plans["configurations"] |= {FIRST: first, SECOND: second} if stage else {}
 
-        mirror = {"inference_allowed_mirroring_axes": tuple(self.case["mirror"]) or None}
-        folder = frozen.results(root, plans=change, folds=(), **mirror)
+        more = {
+            "inference_allowed_mirroring_axes": tuple(self.case["mirror"]) or None,
+            "init_args": {"configuration": stage or frozen.configuration},
+        }
+        own = frozen.weights
+        if stage == SECOND:
+            seen = {key: w for key, w in own.items() if FIRST_CONVOLUTION in key and w.ndim > 1}
+            own = own | {key: torch.cat((w, 2 * w), dim=1) for key, w in seen.items()}
+        dataset = self.case.get("dataset", {})
+        folder = frozen.results(root, plans=change, dataset=lambda d: d.update(dataset), folds=(), **more)
         for fold, bias in enumerate(self.case["folds"]):
             (folder / f"fold_{fold}").mkdir()
-            weights = frozen.weights | {HEAD: frozen.weights[HEAD] + torch.tensor(bias)}
-            checkpoint = frozen.checkpoint(fold, network_weights=weights, **mirror)
+            weights = own | {HEAD: own[HEAD] + torch.tensor(bias)}
+            checkpoint = frozen.checkpoint(fold, network_weights=weights, **more)
             torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
         return folder
+
+
+class Prediction(Labels):
+    """Frozen logits, too."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        tensors = load_file(PREDICTIONS / f"{name}.safetensors")
+        self.logits, self.rounding = tensors["logits"].numpy(), tensors["rounding"].float().numpy()
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -57,6 +82,20 @@ def prediction(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     import_nnunet(frozen.results(folder), folder / "model")
     return frozen, load_model(folder / "model", device="cpu")
+
+
+@pytest.mark.parametrize("mirror", [True, False], ids=["mirrored", "unmirrored"])
+def test_labels_are_those_of_sums_in_32_bits(prediction, mirror):
+    frozen, segmenter = prediction
+    window = segmenter.window
+    if not mirror:
+        segmenter.window = window.model_copy(update={"mirror_axes": ()})
+    labels = segmenter.segment(frozen.images).array
+    segmenter.window = window
+    same = not frozen.case["mirror"]
+    assert np.array_equal(frozen.logits.argmax(axis=0), frozen.map("unmirrored").array) == same
+    expected = frozen.logits.argmax(axis=0) if mirror else frozen.map("unmirrored").array
+    assert np.array_equal(labels, expected)
 
 
 def test_labels_are_nnunets(prediction):
@@ -68,6 +107,27 @@ def test_labels_are_nnunets(prediction):
     differ = labels != frozen.labels
     assert differ.mean() < 1e-3
     assert ((two[1] - two[0])[differ] < 2 * frozen.rounding[differ] + 1e-3).all()
+
+
+def test_regions_are_nnunets(tmp_path):
+    frozen = Labels("regions")
+    import_nnunet(frozen.results(tmp_path), tmp_path / "model")
+    assert min(np.bincount(frozen.labels.ravel(), minlength=4)) > 20
+    assert np.array_equal(load_model(tmp_path / "model", device="cpu").segment(frozen.images).array, frozen.labels)
+
+
+def test_a_cascade_is_nnunets(tmp_path):
+    """The first stage's labels, what the second one sees of them, and its own."""
+    frozen = Labels("cascade")
+    frozen.results(tmp_path, FIRST)
+    package = import_nnunet(frozen.results(tmp_path, SECOND), tmp_path / "model")
+    segmenter, first = load_model(tmp_path / "model", device="cpu"), frozen.map("first")
+    assert np.array_equal(load_model(tmp_path / "model" / COARSE_FOLDER).segment(frozen.images).array, first.array)
+    prepared = prepare(build_transforms(package.preprocessing, 2), frozen.images, coarse=first)
+    assert np.array_equal(prepared.coarse.numpy(), frozen.map("seen").array)
+    assert np.array_equal(segmenter.segment(frozen.images).array, frozen.labels)
+    for labels in (first.array, frozen.labels):
+        assert min(np.bincount(labels.ravel(), minlength=3)) > 100
 
 
 def test_logits_on_the_files_grid_are_nnunets(prediction):

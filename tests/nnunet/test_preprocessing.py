@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from medseg.data.preprocessing import CTIntensity, Spline, ZScoreIntensity
-from medseg.errors import ModelError
-from medseg.nnunet.preprocessing import axes_of, preprocessing_of, window_of
+from medseg.errors import ModelError, UsageError
+from medseg.nnunet.preprocessing import axes_of, preprocessing_of, turned, window_of
 from tests.nnunet.frozen import Frozen
 
 THICK, PLANE = ("plain_3d_old", "3d_fullres"), ("plain_2d", "2d")
@@ -52,10 +52,54 @@ def test_planes_apart_are_as_the_functions_default_says():
     assert preprocessing_of(*facts_of(*THICK, {}, **named)).spline == Spline(separate=False)
 
 
+def test_images_are_turned_as_the_training_files_lay():
+    """Axes i, j, k of the files to ends of the patient; the network's axes stay nnU-Net's k, j, i."""
+    stored = preprocessing_of(*facts_of(*THICK, {}))
+    assert stored.axes == (2, 1, 0)
+    for letters, orientation, axes in (("LPS", "LPS", (2, 1, 0)), ("PIR", "RPI", (0, 2, 1))):
+        found = turned(stored, letters)
+        assert (found.orientation, found.axes, found.spacing_mm) == (orientation, axes, stored.spacing_mm)
+    for wrong in ("LRS", "LP", "LPSX", "stored"):
+        with pytest.raises(UsageError, match=f"--orientation: expected three letters.*found {wrong}"):
+            turned(stored, wrong)
+    with pytest.raises(UsageError, match="found one that turns images to RAS itself"):
+        turned(preprocessing_of(*facts_of(*THICK, {"image_reader_writer": "NibabelIOWithReorient"})), "LPS")
+
+
+def test_a_ct_of_one_intensity():
+    plans, configuration, dataset = facts_of(*THICK, {}, normalization_schemes=["CTNormalization"] * 2)
+    plans["foreground_intensity_properties_per_channel"]["0"] |= {"percentile_00_5": 5, "percentile_99_5": 5}
+    assert preprocessing_of(plans, configuration, dataset).intensity[0].clip_hu == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "found"), [("use_mask_for_norm", "no use_mask_for_norm"), ("spacing", "no spacing")], ids=str
+)
+def test_plans_that_lack_something_are_refused(lacking, found):
+    plans, configuration, dataset = facts_of(*THICK, {})
+    del plans["configurations"][configuration][lacking]
+    with pytest.raises(ModelError, match=rf"plans.json: expected what nnU-Net writes there, found {found}"):
+        preprocessing_of(plans, configuration, dataset)
+    plans["configurations"][configuration] = {"patch_size": 5}
+    with pytest.raises(ModelError, match=r"plans.json: expected what nnU-Net writes there"):
+        window_of(plans, configuration)
+    del plans["transpose_forward"]
+    with pytest.raises(ModelError, match="found no transpose_forward"):
+        axes_of(plans, configuration)
+
+
+def test_labels_of_a_first_stage_are_resampled_as_nnunet_does_by_default():
+    other = {"resampling_fn_seg_kwargs": {"is_seg": True, "order": 0}}
+    preprocessing_of(*facts_of(*THICK, {}, **other))
+    with pytest.raises(ModelError, match="seg_kwargs.order 1, found 0"):
+        preprocessing_of(*facts_of(*THICK, {}, previous_stage="3d_lowres", **other))
+
+
 @pytest.mark.parametrize(
     ("plans", "changes", "found"),
     [
         ({"image_reader_writer": "Tiff3DIO"}, {}, "found Tiff3DIO"),
+        ({"label_manager": "MyLabels"}, {}, "found MyLabels"),
         ({}, {"preprocessor_name": "MyPreprocessor"}, "found MyPreprocessor"),
         ({}, {"resampling_fn_data": "resample_torch_fornnunet"}, "found resample_torch_fornnunet"),
         ({}, {"resampling_fn_probabilities": "no_resampling_hack"}, "found no_resampling_hack"),

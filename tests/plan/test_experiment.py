@@ -16,6 +16,7 @@ from tests.builders import tiny_dataset
 from tests.plan.builders import draft, fingerprint
 
 DATA = fingerprint((1.0, 1.0, 1.0), (60, 60, 60))
+MANIFEST = "data: {manifest: tiny.yaml}"
 CPU = Compute("cpu", 4 * 10**9)
 
 
@@ -294,3 +295,23 @@ def test_any_name_of_a_data_set_makes_a_plain_one(text, name):
 )
 def test_labels_that_tell_sides(names, sided):
     assert has_sides(LabelSet.from_names(dict(enumerate(names, start=1)))) is sided
+
+
+def test_axes_of_the_network_in_another_order(dataset):
+    """Everything that counts the network's axes follows; left and right lie along its third."""
+    data = fingerprint((0.8, 1.0, 1.5), (50, 60, 40))
+    text = f"{MANIFEST}\npreprocessing: {{axes: [2, 1, 0]}}"
+    config, usual = (planned(dataset, given, measured=data).config for given in (text, ""))
+    assert usual.preprocessing.spacing_mm == (0.8, 1.0, 1.5)
+    assert config.preprocessing.spacing_mm == (1.5, 1.0, 0.8)
+    assert config.training.patch_size == usual.training.patch_size[::-1]
+    assert (config.training.augmentation.flip_axes, config.inference.mirror_axes) == ((2,), (2,))
+
+
+def test_the_other_crop_is_not_planned_beside_the_one_that_is_set(dataset):
+    data = fingerprint((1.0, 1.0, 1.0), (60, 60, 60), kept=0.5, cropped=(40.0, 40.0, 40.0))
+    assert planned(dataset, measured=data).config.preprocessing.crop_above == 0
+    plan = planned(dataset, f"{MANIFEST}\npreprocessing: {{crop_nonzero: true}}", measured=data)
+    assert (plan.config.preprocessing.crop_above, plan.config.preprocessing.crop_nonzero) == (None, True)
+    assert "preprocessing.crop_above" not in {reason.what for reason in plan.reasons}
+    assert draft("preprocessing: {crop_nonzero: true}").fixed().crops
