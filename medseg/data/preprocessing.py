@@ -36,8 +36,8 @@ class CTIntensity(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> CTIntensity:
-        if self.clip_hu is not None and self.clip_hu[0] > self.clip_hu[1]:
-            raise ValueError(f"clip_hu must not fall, found {list(self.clip_hu)}")
+        if self.clip_hu is not None and self.clip_hu[0] >= self.clip_hu[1]:
+            raise ValueError(f"clip_hu must rise, found {list(self.clip_hu)}")
         return self
 
 

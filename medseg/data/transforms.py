@@ -26,6 +26,7 @@ from medseg.volume import Grid, Volume, require_same_grid
 LABEL, COARSE = "label", "coarse"
 _RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 _KEEP_SPACING = ("keep", "keep", "keep")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _OUTSIDE = -1
 
 
@@ -231,7 +232,7 @@ def _check_finite(volume: Volume) -> None:
     found = "" if np.isfinite(array.sum(dtype=np.float64)) else "NaN or infinite ones"
     if not found and array.dtype.itemsize > 4:
         low, high = float(array.min()), float(array.max())
-        found = f"values from {low:.3g} to {high:.3g}" if max(-low, high) > np.finfo(np.float32).max else ""
+        found = f"values from {low:.3g} to {high:.3g}" if max(-low, high) > _FLOAT32_MAX else ""
     if found:
         raise InputError(
             volume.source or "volume",

@@ -66,10 +66,11 @@ def test_images_are_turned_as_the_training_files_lay():
         turned(preprocessing_of(*facts_of(*THICK, {"image_reader_writer": "NibabelIOWithReorient"})), "LPS")
 
 
-def test_a_ct_of_one_intensity():
+def test_a_ct_of_one_intensity_is_refused():
     plans, configuration, dataset = facts_of(*THICK, {}, normalization_schemes=["CTNormalization"] * 2)
     plans["foreground_intensity_properties_per_channel"]["0"] |= {"percentile_00_5": 5, "percentile_99_5": 5}
-    assert preprocessing_of(plans, configuration, dataset).intensity[0].clip_hu == (5, 5)
+    with pytest.raises(ModelError, match="clip_hu must rise"):
+        preprocessing_of(plans, configuration, dataset)
 
 
 @pytest.mark.parametrize(
