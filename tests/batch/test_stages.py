@@ -70,7 +70,7 @@ def test_crashes_hangs_and_kills_cost_their_own_study_alone(tmp_path):
     rows, told = run(
         tmp_path,
         8,
-        limit_s=2.0,
+        limit_s=6.0,
         strikes=2,
         read={"s01": "segv", "s02": "once:kill"},
         segment={"s03": "hang", "s04": "bug", "s05": "memory"},
@@ -80,7 +80,7 @@ def test_crashes_hangs_and_kills_cost_their_own_study_alone(tmp_path):
     quarantined = {name: row.code for name, row in rows.items() if row.state is State.QUARANTINED}
     assert quarantined == {"s01": "CRASH", "s03": "TIME", "s04": "BUG", "s05": "MEMORY"}
     assert "SIGSEGV" in rows["s01"].message
-    assert "took more than 2 s" in rows["s03"].message
+    assert "took more than 6 s" in rows["s03"].message
     assert "MUSTERMANN" not in str(rows)
     assert "RuntimeError in hooks.py" in rows["s04"].message
     assert {name: rows[name].strikes for name in ("s01", "s02", "s06", "s00")} == {
@@ -125,7 +125,7 @@ def test_being_asked_to_stop_gives_back_what_is_in_work(tmp_path, in_process, mo
 
 def test_the_time_limit_holds_for_a_study_that_reports_its_tiles(tmp_path):
     """It would take 40 s, and says something every 0.1 s."""
-    rows, _ = run(tmp_path, 2, limit_s=2.0, strikes=1, seconds=0.4, segment={"s00": "slow"})
+    rows, _ = run(tmp_path, 2, limit_s=6.0, strikes=1, seconds=0.4, segment={"s00": "slow"})
     assert (rows["s00"].state, rows["s00"].code) == (State.QUARANTINED, "TIME")
     check_done(tmp_path, rows, ["s01"])
 
