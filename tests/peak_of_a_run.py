@@ -69,7 +69,8 @@ def measured(segmenter: Segmenter, facts, target: Path | None) -> dict[str, int]
     before = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
     image = noise(facts["shape"], sheared=facts.get("sheared", False))
     segmenter.segment(image, probabilities=target)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024  # not its parent's
     needs = segmenter.preflight(image.grid, probabilities=target is not None).needs
     return {"estimated": needs.host_bytes, "taken": peak - before}
 

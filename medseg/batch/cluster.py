@@ -273,7 +273,7 @@ class Cluster:
 
     def _end(self, member: Member, job: Job, result: JobResult) -> None:
         """Record a study, its outputs moved to their place."""
-        wrote = zip(result.outputs, result.made, strict=True)
+        wrote = zip(result.outputs, result.made, strict=True)  # neither where there is an error
         if any(_size_of(made) != output.size_bytes for output, made in wrote):
             why = f"{job.name}: what {member.place} wrote has not arrived whole"
             self._told(job, self._ledger.fail(job.key, "STORAGE", why, result.without_outputs().record()))

@@ -75,16 +75,22 @@ def problem_line(row: Row) -> str:
 
 
 def print_summary(rows: Iterable[Row], *, with_problems: bool = False) -> None:
-    """Print how many studies there are of each state, and the problems one a line."""
+    """Print how many studies there are of each state, what was odd about them, and the problems one a line."""
     found = list(rows)
     table = Table("state")
     table.add_column("studies", justify="right")
     for state in dict.fromkeys(["done", *sorted(row.state.value for row in found)]):
         table.add_row(state, str(sum(row.state.value == state for row in found)))
     console.print(table)
+    _print_lines(f"{row.name}: {finding}" for row in found if row.result for finding in row.result.findings)
     if with_problems:
-        problems = [row for row in found if row.code]
-        for row in problems[:_MOST_LISTED]:
-            console.print(problem_line(row), highlight=False, soft_wrap=True)
-        if len(problems) > _MOST_LISTED:
-            console.print(f"and {len(problems) - _MOST_LISTED} more: see --json")
+        _print_lines((problem_line(row) for row in found if row.code), is_markup=True)
+
+
+def _print_lines(lines: Iterable[str], *, is_markup: bool = False) -> None:
+    """Print the first lines, and how many there are more."""
+    every = list(lines)
+    for line in every[:_MOST_LISTED]:
+        console.print(line, highlight=False, soft_wrap=True, markup=is_markup)
+    if len(every) > _MOST_LISTED:
+        console.print(f"and {len(every) - _MOST_LISTED} more: see medseg batch status --json")

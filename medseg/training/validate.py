@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medseg.data.coarse import read_coarse
 from medseg.data.store import read_case
+from medseg.errors import ModelError, TrainingError
 from medseg.evaluation import METRIC_COLUMNS, Evaluation, Row
 from medseg.files import write_text
 from medseg.metrics import DEFAULT_TOLERANCE_MM, LabelMetrics
@@ -51,7 +52,10 @@ def validate(run: Run, records: Records) -> None:
 
     def score(number: int) -> Table:
         prepared = run.data.validation[number][1].whole()
-        predicted = segmenter.segment_prepared(prepared, prepared.grid)
+        try:
+            predicted = segmenter.segment_prepared(prepared, prepared.grid)
+        except ModelError as error:
+            raise _diverged(run, error) from error
         return np.array(list(dice_by_name(predicted, values[prepared.label], scheme).values()))
 
     with run.timed("validation_s"):
@@ -67,6 +71,15 @@ def validate(run: Run, records: Records) -> None:
     run.observer.validated(run.state.step // run.config.training.steps_per_epoch, dice, is_best)
     flips = 2 ** len(run.package.inference.mirror_axes)
     run.pace.reserve_s = (1 + _FINAL_FACTOR * flips) * (time.monotonic() - start) + _RESERVE_S
+
+
+def _diverged(run: Run, error: ModelError) -> TrainingError:
+    return TrainingError(
+        f"step {run.state.step}",
+        expected="a network that can be validated",
+        found=str(error),
+        remedy="lower training.optimizer.learning_rate, or use precision: fp32",
+    )
 
 
 def validate_best(run: Run) -> dict[str, float]:

@@ -164,21 +164,22 @@ def test_a_machine_without_the_inputs_is_left_and_its_study_is_done_elsewhere(tm
     assert all((row.attempts, row.strikes) == (1, 0) for row in ledger.rows())
 
 
-def test_a_study_whose_files_are_gone_is_refused_and_the_machine_kept(tmp_path):
+def test_a_study_whose_files_stay_away_is_quarantined_and_the_machine_kept(tmp_path):
     def late(worker, method, *given):
         (tmp_path / "in" / "a.nii.gz").unlink(missing_ok=True)
         return getattr(worker, method)(*given)
 
     ledger = run(tmp_path, FakeRay({"only": {"CPU": 1.0}}, {"only": late}))
     states = {row.name: row.state for row in ledger.rows()}
-    assert states == {"a": State.REFUSED, "b": State.DONE}
+    assert states == {"a": State.QUARANTINED, "b": State.DONE}
+    assert {row.code for row in ledger.rows()} == {"UNREADABLE", ""}
 
 
 def test_a_label_map_that_has_not_arrived_whole_is_never_moved_into_place(tmp_path):
     def torn(worker, method, *given):
         answer = getattr(worker, method)(*given)
         if method == "run":
-            next(tmp_path.glob("out/.medseg-scratch*/*/made/*.nii.gz")).write_bytes(b"half")
+            next(tmp_path.glob("out/.medseg-scratch*/**/*.nii.gz")).write_bytes(b"half")
         return answer
 
     ledger = run(tmp_path, FakeRay({"only": {"CPU": 1.0}}, {"only": torn}), ["a"])
@@ -263,7 +264,7 @@ def test_an_error_of_a_study_is_refused_not_retried(tmp_path):
     def refuses(worker, method, *given):
         answer = getattr(worker, method)(*given)
         error = InputError("a", expected="x", found="y", remedy="z")
-        return replace(answer, outputs=(), error=error) if method == "run" else answer
+        return replace(answer, outputs=(), made=(), error=error) if method == "run" else answer
 
     ledger = run(tmp_path, FakeRay({"only": {"CPU": 1.0}}, {"only": refuses}), ["a"])
     assert (ledger.rows()[0].state, ledger.rows()[0].attempts) == (State.REFUSED, 1)
