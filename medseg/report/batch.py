@@ -13,14 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from medseg import __version__
 from medseg.files import write_text
+from medseg.report.pages import templates
 from medseg.report.text import NOTHING, duration, figure, plain, thousands
 
 BATCH_FILE = "batch.html"
-_TEMPLATES = Path(__file__).parent / "templates"
 _STAGES = ("read", "segment", "write")
 _HOUR_S = 3600.0
 
@@ -83,14 +81,7 @@ def write_batch_report(folder: Path, page: BatchPage) -> Path:
     Raises:
         StorageError: It cannot be written.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(figure=figure, duration=duration, plain=plain, volumes=_volumes)
+    environment = templates(figure=figure, duration=duration, plain=plain, volumes=_volumes)
     text = environment.get_template("batch.html").render(page=page, version=__version__, nothing=NOTHING)
     write_text(folder / BATCH_FILE, text)
     return folder / BATCH_FILE

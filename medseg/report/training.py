@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from medseg import __version__
 from medseg.data.manifest import Dataset
 from medseg.errors import InputError
 from medseg.files import write_text
 from medseg.labels import Label, LabelSet
+from medseg.report.pages import templates
 from medseg.report.runfolder import VALIDATION_FOLDER, Record, RunRecord, read_runs
 from medseg.report.sections import curves, facts, parts_of_time, rows_of_environment, rows_of_folds
 from medseg.report.tables import Scores, collect_scores
@@ -30,7 +31,6 @@ from medseg.yamlfile import yaml_text
 
 REPORT_FILE = "report.html"
 WORST_CASES = 5
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,7 @@ def write_training_report(run: Path, dataset: Dataset | None = None) -> Path:
 
 def _environment() -> Environment:
     """Return the templates, which escape whatever is put into them."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(figure=figure, duration=duration, thousands=thousands, plain=plain)
+    environment = templates(figure=figure, duration=duration, thousands=thousands, plain=plain)
     environment.tests["nan"] = math.isnan
     return environment
 
