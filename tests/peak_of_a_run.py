@@ -1,9 +1,10 @@
-"""A process of its own: segments noise and prints the bytes estimated for it and those that it took at its peak."""
+"""A process of its own: segments noise, prints for each case the bytes estimated and those taken at its peak."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
-import resource
 import sys
 import warnings
 from pathlib import Path
@@ -33,7 +34,7 @@ def build(facts) -> Segmenter:
             "labels": labels,
             "network": type(network).model_validate(network.model_dump()),
             "preprocessing": tiny.preprocessing.model_copy(update=spacing),
-            "inference": tiny.inference.model_copy(update={"tile_size": tuple(facts["tile"])}),
+            "inference": tiny.inference.model_copy(update={"tile_size": tuple(facts["tile"]), "overlap": 0.0}),
         }
     )
     if facts.get("crf"):
@@ -57,20 +58,27 @@ def noise(shape, *, sheared: bool = False) -> Volume:
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    facts = json.loads(sys.argv[1])
-    segmenter = build(facts)
-    with TemporaryDirectory() as folder:
-        target = Path(folder) / "a.h5" if facts.get("probabilities") else None
-        print(json.dumps(measured(segmenter, facts, target)))
+    for facts in json.loads(sys.argv[1]):
+        with TemporaryDirectory() as folder:
+            target = Path(folder) / "a.h5" if facts.get("probabilities") else None
+            print(json.dumps(measured(build(facts), facts, target)))
+
+
+def resident(what: str) -> int:
+    """Bytes; not ru_maxrss, which a process has from its parent."""
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(what)) * 1024
 
 
 def measured(segmenter: Segmenter, facts, target: Path | None) -> dict[str, int]:
     segmenter.segment(noise((24, 24, 24)), probabilities=target)  # what is loaded when it is first used
-    before = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else the run begins in memory that the one before left behind
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
     image = noise(facts["shape"], sheared=facts.get("sheared", False))
     segmenter.segment(image, probabilities=target)
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024  # not its parent's
+    peak = resident("VmHWM")
     needs = segmenter.preflight(image.grid, probabilities=target is not None).needs
     return {"estimated": needs.host_bytes, "taken": peak - before}
 

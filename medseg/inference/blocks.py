@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -57,12 +57,22 @@ def every_class(slabs: Iterator[Slab], grids: GridMap, nearest_axis: int | None 
         yield from _separable(slabs, axis_places(grids, nearest_axis), permutation(grids.target_axes))
 
 
-def block_bytes(grids: GridMap, channels: int) -> int:
-    """Return the bytes of the largest block's logits."""
+def block_bytes(grids: GridMap, channels: int, slab_planes: int) -> int:
+    """Return the bytes of the largest block's logits.
+
+    Args:
+        grids: The network's grid and the native one.
+        channels: Of the logits.
+        slab_planes: Most planes of the network's grid that are handed on at once.
+    """
     shape = grids.target.shape
-    axis = int(np.argmax(np.abs(grids.matrix[2, :3])))  # that blocks follow one another along
+    along = np.abs(grids.matrix[2, :3])
+    axis = int(np.argmax(along))  # that blocks follow one another along
     plane = 4 * channels * prod(shape) // shape[axis]
-    return plane if grids.target_axes is None else min(plane * shape[axis], max(plane, _CHUNK_BYTES))
+    if grids.target_axes is None:
+        return plane
+    planes = min(shape[axis], ceil(slab_planes / along[axis]) + 1)
+    return min(plane * planes, max(plane, _CHUNK_BYTES))
 
 
 def window_planes(grids: GridMap) -> int:

@@ -133,12 +133,13 @@ def _summing(work: Work, method: Method, rung: Rung) -> tuple[int, int]:
     sums = (value_bytes * outputs + 8) * i * j * min(rung.tile[2], k)
     starts = [*tile_starts(k, rung.tile[2], method.window.overlap), k]
     step = max(b - a for a, b in pairwise(starts))  # planes that are finished at once
-    slab = min(SLAB_BYTES, 4 * outputs * i * j * step)
+    plane = 4 * outputs * i * j
+    slab = min(SLAB_BYTES, plane * step)
     if not work.probabilities:
         return sums, slab + min(slab, _LABELLING_BYTES)
     grids = GridMap(work.network, work.native)
-    kept = 2 * 4 * outputs * i * j * min(window_planes(grids) + step, k) if grids.target_axes is None else 0
-    return sums, slab + kept + _BLOCK_COPIES * block_bytes(grids, outputs)
+    kept = 2 * plane * min(window_planes(grids) + step, k) if grids.target_axes is None else 0
+    return sums, slab + kept + _BLOCK_COPIES * block_bytes(grids, outputs, max(1, slab // plane))
 
 
 def _with_refinement(work: Work, package: ModelPackage, summing: tuple[int, int], network: int) -> dict[str, int]:
