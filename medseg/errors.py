@@ -13,6 +13,7 @@
     │   ├── NiftiError                5  a NIfTI file cannot be read right
     │   ├── DicomError                5  a DICOM series cannot be read right
     │   ├── GridError                 5  two images do not lie on the same grid
+    │   ├── ProofError                5  an object that was read back is not the mask that it was made from
     │   └── ModelError                5  a model package is damaged or does not fit
     ├── TrainingError                 5  training cannot go on
     ├── ClusterError                  5  a cluster cannot be joined, or none of its machines can be used
@@ -171,6 +172,12 @@ class GridError(InputError):
     """Two images that must share a grid do not."""
 
     code = "GRID"
+
+
+class ProofError(InputError):
+    """An object that was read back from disk is not the mask that it was made from; it is not released."""
+
+    code = "PROOF"
 
 
 class ModelError(InputError):

@@ -70,6 +70,19 @@ class FindingCode(Enum):
     SMALLER_TILES = "smaller-tiles"
     NO_REGION = "no-region"
     STORED_ORIENTATION = "stored-orientation"
+    # objects that are made of a mask
+    MADE_FRAME_OF_REFERENCE = "made-frame-of-reference"
+    INFERRED_SOP_CLASS = "inferred-sop-class"
+    NO_CODE = "no-code"
+    NOT_ON_SLICES = "not-on-slices"
+    # the quality of a mask: a recipe may hold a study back for each of these
+    ORGAN_ABSENT = "organ-absent"
+    TRUNCATED = "truncated"
+    SEVERAL_COMPONENTS = "several-components"
+    UNUSUAL_VOLUME = "unusual-volume"
+    SIDES_SWAPPED = "sides-swapped"
+    OUTSIDE_ENVELOPE = "outside-envelope"
+    LOW_CONFIDENCE = "low-confidence"
 
 
 @dataclass(frozen=True)

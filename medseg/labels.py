@@ -48,6 +48,12 @@ class Label(BaseModel):
     )
     code: CodedConcept | None = Field(default=None, description="What the structure is, as a coded concept.")
     laterality: Laterality | None = Field(default=None, description="Side, for paired organs.")
+    category: CodedConcept | None = Field(
+        default=None, description="What kind of thing it is (CID 7150); an anatomical structure by default."
+    )
+    region: CodedConcept | None = Field(
+        default=None, description="Where in the body it is, of what is no organ itself, such as a lesion."
+    )
 
     @property
     def rgb(self) -> tuple[float, float, float]:

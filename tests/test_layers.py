@@ -10,18 +10,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
     1: ["cli", "__main__"],
-    2: ["train", "segment", "batch", "evaluate", "report", "selection"],
+    2: ["train", "segment", "batch", "evaluate", "report", "selection", "outputs"],
     3: [
         "config", "model", "segmenter", "loading", "inference", "tensorfile", "data", "networks", "dicom", "nifti",
         "nifti_header", "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files",
         "device", "environment", "plan", "provenance", "ensemble", "study", "nnunet",
     ],
     4: ["crf", "losses", "metrics", "postprocess", "scores", "bootstrap"],
-    5: ["labels", "regions", "volume", "findings", "files", "yamlfile", "registry", "threads", "extras"],
+    5: ["labels", "regions", "volume", "findings", "files", "yamlfile", "registry", "threads", "extras", "maker"],
     6: ["errors"],
 }  # fmt: skip
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
-SAME_LAYER_ALLOWED = {("batch", "segment")}
+SAME_LAYER_ALLOWED = {("batch", "segment"), ("batch", "outputs"), ("segment", "outputs"), ("outputs", "report")}
 
 DICOM_LIBRARIES = {"pydicom", "highdicom", "pynetdicom"}
 HEAVY = {"torch", "monai", "nibabel", "pydicom", "matplotlib", "SimpleITK", "numpy", "pydantic", "ruamel"}

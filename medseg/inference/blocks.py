@@ -72,7 +72,7 @@ def block_bytes(grids: GridMap, channels: int, slab_planes: int) -> int:
     if grids.target_axes is None:
         return plane
     planes = min(shape[axis], ceil(slab_planes / along[axis]) + 1)
-    return min(plane * planes, max(plane, _CHUNK_BYTES))
+    return int(min(plane * planes, max(plane, _CHUNK_BYTES)))
 
 
 def window_planes(grids: GridMap) -> int:

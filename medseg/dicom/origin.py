@@ -1,0 +1,147 @@
+"""`Origin`: the DICOM images that a mask was drawn on: their headers, and where each slice lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.filereader import dcmread
+
+from medseg.dicom.dataset import load_dataset
+from medseg.dicom.frame import Frame, Header
+from medseg.dicom.geometry import LPS_TO_RAS, Vectors
+from medseg.dicom.planes import own_affine
+from medseg.dicom.quiet import PYDICOM_ERRORS, quiet_pydicom
+from medseg.dicom.refusal import refusal
+from medseg.dicom.stack import Stack
+from medseg.findings import FindingCode
+from medseg.labels import LabelMap
+from medseg.volume import Grid, require_same_grid
+
+_MOST_HEADER_BYTES = 1 << 28
+_TYPE_2 = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
+)  # fmt: skip
+_REMEDY = "leave DICOM outputs out for it, or see that the archive fills it in"
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """The images that a mask was drawn on.
+
+    Attributes:
+        stack: Their slices, in order along their normal.
+        datasets: Header of every file without pixels, as it stands, but for attributes of type 2 that are missing:
+            these are there and empty (PS3.5 7.4.3).
+        files: (n,) which of them each slice of the stack stands in.
+    """
+
+    stack: Stack
+    datasets: tuple[Dataset, ...] = field(repr=False)
+    files: NDArray[np.intp] = field(repr=False)
+
+    @property
+    def where(self) -> str:
+        """The series, by its hashed name."""
+        return f"series {self.stack.series.name}"
+
+    @property
+    def study_uid(self) -> str:
+        """StudyInstanceUID."""
+        return self.stack.series.header.study_uid
+
+    @property
+    def series_uid(self) -> str:
+        """SeriesInstanceUID."""
+        return self.stack.series.header.series_uid
+
+    @property
+    def frame_of_reference_uid(self) -> str:
+        """FrameOfReferenceUID; "" where the series has none."""
+        return self.stack.series.header.frame_of_reference_uid
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """Of each slice, in order."""
+        return self.stack.frames
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Of the volume that `medseg.dicom.read.read_stack` makes, RAS+."""
+        header = self.stack.frames[0].header
+        return Grid((header.columns, header.rows, self.stack.count), LPS_TO_RAS @ self.stack.affine + 0.0)
+
+    def dataset(self, number: int) -> Dataset:
+        """Return the header of the file that a slice stands in."""
+        return self.datasets[self.files[number]]
+
+    def frame_number(self, number: int) -> int | None:
+        """Return the ReferencedFrameNumber of a slice, from 1; None where its file holds nothing else."""
+        frame = self.stack.frames[number]
+        return frame.number + 1 if frame.header.frame_count > 1 else None
+
+    def affine(self, number: int) -> Vectors:
+        """Return the 4x4 matrix from (column, row, mm along the normal) to LPS+ mm that a slice's own tags say."""
+        return own_affine(self.stack.frames[number])
+
+    def on_slices(self, labels: LabelMap) -> NDArray[np.integer[Any]]:
+        """Return the label values (columns, rows, n) on the slices of the series, in their order.
+
+        Where the volume has slices that the series lacks, they are left out; where the slices were uneven, each
+        gets the values of the volume's nearest slice.
+
+        Raises:
+            GridError: The label map lies on another grid.
+        """
+        require_same_grid(self.grid, labels.grid, owner=self.where, where=labels.volume.source or "label map")
+        if self.stack.is_plain:
+            return labels.array
+        return labels.array[:, :, np.rint(self.stack.places).astype(np.intp)]
+
+
+def read_origin(stack: Stack) -> Origin:
+    """Read the headers of a stack's files again, without pixels.
+
+    Raises:
+        DicomError: A file is gone or has changed since it was found, or the series lacks its StudyInstanceUID,
+            SeriesInstanceUID or a SOPInstanceUID: nothing can refer to it.
+    """
+    where = f"series {stack.series.name}"
+    headers = {id(frame.header): frame.header for frame in stack.frames}
+    numbers = {key: number for number, key in enumerate(headers)}
+    for header in headers.values():
+        if not (header.study_uid and header.series_uid and header.sop_instance_uid):
+            expected = "StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID in every file"
+            raise refusal(where, FindingCode.SERIES_UID_MISSING, expected, "a file without one of them", _REMEDY)
+    with quiet_pydicom():
+        datasets = tuple(_completed(_load(header, where)) for header in headers.values())
+    files = np.array([numbers[id(frame.header)] for frame in stack.frames], dtype=np.intp)
+    return Origin(stack, datasets, files)
+
+
+def _load(header: Header, where: str) -> Dataset:
+    try:
+        with header.open() as stream:
+            if header.transfer_syntax_uid.endswith(".1.99"):
+                return load_dataset(stream, header.transfer_syntax_uid, most_bytes=_MOST_HEADER_BYTES)
+            dataset: Dataset = dcmread(stream, force=True, stop_before_pixels=True)
+            return dataset
+    except PYDICOM_ERRORS as error:
+        expected, found = (
+            "the files as they were when they were found",
+            f"one that cannot be read ({type(error).__name__})",
+        )
+        raise refusal(where, FindingCode.UNREADABLE_FILE, expected, found, "run the command again") from error
+
+
+def _completed(dataset: Dataset) -> Dataset:
+    """Add what must be there and may be empty; nothing is invented."""
+    for keyword in _TYPE_2:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
+    return dataset
