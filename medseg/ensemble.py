@@ -12,6 +12,7 @@ from typing import Any
 
 from medseg import __version__
 from medseg.data.fingerprint import Fingerprint
+from medseg.data.label_statistics import pool_labels
 from medseg.errors import ModelError, UsageError
 from medseg.files import atomic_path
 from medseg.inference.tiles import SlidingWindow
@@ -182,8 +183,11 @@ def _window(windows: Sequence[SlidingWindow]) -> SlidingWindow:
 
 
 def _envelope(envelopes: Sequence[Fingerprint]) -> Fingerprint:
-    """Return the first with its smallest and largest values widened to those of all."""
-    update: dict[str, object] = {"cases": max(envelope.cases for envelope in envelopes)}
+    """Return the first with its smallest and largest values widened to those of all, labels included."""
+    update: dict[str, object] = {
+        "cases": max(envelope.cases for envelope in envelopes),
+        "labels": pool_labels([envelope.labels for envelope in envelopes]),
+    }
     for field in Fingerprint.model_fields:
         if outermost := _OUTERMOST.get(field.partition("_")[0]):
             values = zip(*(getattr(envelope, field) for envelope in envelopes), strict=True)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -87,17 +88,58 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Give a finished file its final name, at once and for good; both must be on one file system.
+    """Give a finished file its final name, at once and for good.
+
+    On another file system it is copied beside the target under a temporary name, and renamed.
 
     Raises:
-        StorageError: It cannot be moved.
+        StorageError: It cannot be moved. Nothing is left beside the target.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(target)
+        _flush(source)
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _move_across(source, target)
         _flush_folder(target.parent)
     except OSError as error:
         raise storage_error(target, error) from error
+
+
+def copy_flushed(source: Path, copy: Path) -> None:
+    """Copy the bytes of a file, and its permissions, and flush them to the disk.
+
+    Raises:
+        StorageError: It cannot be copied. Nothing is left behind.
+    """
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, copy)
+        _flush(copy)
+    except OSError as error:
+        with suppress(OSError):
+            copy.unlink()
+        raise storage_error(copy, error) from error
+
+
+def name_beside(target: Path) -> Path:
+    """Return a temporary name in a target's folder that nobody else has; it is short, whatever the target's."""
+    return target.with_name(f".medseg-{secrets.token_hex(8)}")
+
+
+def _move_across(source: Path, target: Path) -> None:
+    temporary = name_beside(target)
+    copy_flushed(source, temporary)
+    try:
+        temporary.replace(target)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    with suppress(OSError):
+        source.unlink()
 
 
 def write_text(target: Path, text: str) -> None:

@@ -75,6 +75,7 @@ class FindingCode(Enum):
     INFERRED_SOP_CLASS = "inferred-sop-class"
     NO_CODE = "no-code"
     NOT_ON_SLICES = "not-on-slices"
+    EMPTY_MASK = "empty-mask"
     # the quality of a mask: a recipe may hold a study back for each of these
     ORGAN_ABSENT = "organ-absent"
     TRUNCATED = "truncated"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any
 
@@ -153,11 +153,14 @@ class LabelMap:
         volume: The label values; the smallest unsigned integer type that holds the largest label.
         labels: What the values mean.
         rung: Of one that a model drew, how memory made it run; see `medseg.inference.ladder`.
+        confidence: Of one that a model drew, by label name: mean probability at the label's boundary, 0 to 1; see
+            `medseg.inference.confidence`. Empty where it was not measured.
     """
 
     volume: Volume
     labels: LabelSet
     rung: str = AS_PLANNED
+    confidence: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def array(self) -> NDArray[np.integer[Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from medseg.device import Precision, parse_memory, pick_device
 from medseg.errors import ModelError, UsageError
 from medseg.inference.fused import fuse
-from medseg.inference.probabilities import require_hdf5
+from medseg.inference.saved import require_hdf5
 from medseg.inference.scope import MARGIN_MM, RegionOfInterest, Scope, require_ct, values_of
 from medseg.inference.tiles import SlidingWindow
 from medseg.model import COARSE_FOLDER, ModelPackage, find_package, load_networks, load_package

@@ -112,6 +112,22 @@ class LabelScheme:
         return dict(zip(self.drawn_values[1:].tolist(), self.targets, strict=True))
 
     @property
+    def names_as_drawn(self) -> dict[int, str]:
+        """The names of the labels by value, but for those that are drawn otherwise than references have them.
+
+        What is painted with a label's value is that label alone, unless a region is also made of labels that have
+        no region of their own: these are drawn with the region's value, or not at all.
+        """
+        drawn = {label.index: {label.index} for label in self.labels}
+        if self.regions:
+            later: set[int] = set()
+            drawn = {}
+            for region in reversed(self.regions):
+                drawn[region.paint or BACKGROUND] = set(region.labels) - later
+                later |= set(region.labels)
+        return {label.index: label.name for label in self.labels if drawn.get(label.index) == {label.index}}
+
+    @property
     def outputs(self) -> int:
         """How many channels a network has for it: one a region, or one a label and one for the background."""
         return len(self.regions) or len(self.labels) + 1

@@ -13,7 +13,7 @@ from medseg.dicom.studies import SMALL_PILE, scan_studies
 from medseg.errors import DicomError, InputError, listed
 from medseg.findings import Finding
 from medseg.inference.accepted import ANY_MODALITY
-from medseg.inference.probabilities import probabilities_path
+from medseg.inference.saved import probabilities_path
 from medseg.inference.tiles import Advance
 from medseg.labels import AS_PLANNED
 from medseg.model import ModelPackage

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from medseg.data.channels import present_volumes, with_flags
+from medseg.data.channels import present_volumes
 from medseg.data.coarse import one_hot
+from medseg.data.flags import with_flags
 from medseg.data.transforms import Prepared, build_transforms, prepare
 from medseg.device import Precision, autocast, memory_format, place
 from medseg.errors import ModelError
 from medseg.inference.accepted import check_images, orientation_findings
-from medseg.inference.blocks import Sink
+from medseg.inference.confidence import UNWATCHED, BoundaryMeter, Watch
 from medseg.inference.labelling import Engine, LabelArray, label_on_grid, last_regions, winners
 from medseg.inference.ladder import Rung, multiple_of, rungs, segment_on_ladder
 from medseg.inference.needs import Method, Work
@@ -46,6 +47,7 @@ class Segmenter:
 
     Attributes:
         scope: What of an image is segmented, and in how much memory; all of it by default.
+        measures_confidence: Whether `LabelMap.confidence` is measured, before labels are cleaned; not by default.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Segmenter:
         self.window = window or package.inference
         self.channels_last = channels_last
         self.scope = Scope()
+        self.measures_confidence = False
         self.networks = list(networks)
         self._placed_on: torch.device | None = None
         self._move(device)
@@ -105,15 +108,17 @@ class Segmenter:
         if box:
             images = [image and cropped(image, box) for image in images]
             coarse = coarse and cropped(coarse, box)
+        meter = self._meter() if self.measures_confidence else None
         with saving_probabilities(probabilities, self.package, first.grid) as sink:
-            labels, rung, of_stages = self._segment_within(images, advance, coarse, shifted(sink, box))
+            watch = Watch(shifted(sink, box), meter)
+            labels, rung, of_stages = self._segment_within(images, advance, coarse, watch)
         labels = pasted(labels, box, first.grid.shape) if box else labels
         findings = (*first.findings, *orientation_findings(first, self.package), *told, *of_stages)
         volume = Volume(labels, first.affine, source=first.source, findings=findings)
-        return LabelMap(volume, self.package.labels, rung.name)
+        return LabelMap(volume, self.package.labels, rung.name, meter.means if meter else {})
 
     def _segment_within(
-        self, images: Sequence[Volume | None], advance: Advance | None, coarse: Volume | None, sink: Sink | None
+        self, images: Sequence[Volume | None], advance: Advance | None, coarse: Volume | None, watch: Watch
     ) -> tuple[LabelArray, Rung, Findings]:
         """Prepare images, segment them on the ladder of memory and clean the labels."""
         first = present_volumes(images)[0]
@@ -126,9 +131,9 @@ class Segmenter:
         prepared = prepare(self._transforms, images, label=body, coarse=coarse)
 
         def attempt(rung: Rung) -> LabelArray:
-            return self.segment_prepared(prepared, native, advance, rung=rung, sink=sink)
+            return self.segment_prepared(prepared, native, advance, rung=rung, watch=watch)
 
-        work = Work(native, prepared.grid, first.array.itemsize, probabilities=sink is not None)
+        work = Work(native, prepared.grid, first.array.itemsize, probabilities=watch.sink is not None)
         labels, rung = segment_on_ladder(attempt, self.rungs(work))
         return self.package.postprocessing.clean(labels, self.package.labels), rung, (*told, *rung.findings)
 
@@ -182,7 +187,7 @@ class Segmenter:
         advance: Advance | None = None,
         *,
         rung: Rung | None = None,
-        sink: Sink | None = None,
+        watch: Watch = UNWATCHED,
     ) -> LabelArray:
         """Segment an image that is preprocessed already, without the largest component of labels.
 
@@ -191,7 +196,7 @@ class Segmenter:
             native: The grid that labels are wanted on.
             advance: Called with (tiles done, tiles in all).
             rung: How to run the sliding window; as planned by default.
-            sink: Takes all logits on the native grid, block by block; see `medseg.inference.label_on_grid`.
+            watch: What else looks at logits.
 
         Returns:
             Label values of the native shape.
@@ -207,22 +212,28 @@ class Segmenter:
             engine = replace(engine, body=filled_body(prepared.label))
         engine = rung.applied(engine) if rung else engine
         with suppress(SumOverflowError):
-            return self._labelled(engine, prepared, native, advance, sink)
-        return self._labelled(replace(engine, sums=torch.float32), prepared, native, advance, sink)
+            return self._labelled(engine, prepared, native, advance, watch)
+        return self._labelled(replace(engine, sums=torch.float32), prepared, native, advance, watch)
 
     def _labelled(
-        self, engine: TileEngine, prepared: Prepared, native: Grid, advance: Advance | None, sink: Sink | None
+        self, engine: TileEngine, prepared: Prepared, native: Grid, advance: Advance | None, watch: Watch
     ) -> LabelArray:
+        refined = self._refined(engine, prepared)
         with torch.inference_mode():
             return label_on_grid(
-                self._refined(engine, prepared),
+                watch.meter.watch(refined) if watch.meter else refined,
                 prepared,
                 native,
                 self.package.scheme.drawn_values,
                 advance,
                 choose=last_regions if self.package.regions else winners,
-                sink=sink,
+                sink=watch.sink,
             )
+
+    def _meter(self) -> BoundaryMeter:
+        names, values = {label.index: label.name for label in self.package.labels}, self.package.scheme.drawn_values
+        drawn = {index: names[value] for index, value in enumerate(values.tolist()) if value}
+        return BoundaryMeter(drawn, regions=bool(self.package.regions))
 
     def engine(self, present: Sequence[bool] | None = None, coarse: Tensor | None = None) -> TileEngine:
         """Return the sliding window over the networks.

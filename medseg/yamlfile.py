@@ -10,7 +10,7 @@ import datetime
 import difflib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -141,11 +141,27 @@ def _plain_text(text: str) -> str:
     return str(text) if _SAFE_BARE.fullmatch(text) else DoubleQuotedScalarString(text)
 
 
+def problem_at(path: Path, tree: CommentedMap, location: Location, text: str) -> str:
+    """Return a problem of a YAML file as `load_yaml` reports it: file, line, keys, text."""
+    key = ".".join(str(part) for part in location) or "the file"
+    return f"{path}:{_line_of(tree, location)}: {key}: {text}"
+
+
+def nearest(given: str, valid: Sequence[str], what: str) -> str:
+    """Return the one of valid names that was meant, or all of them, as the end of a message.
+
+    Args:
+        given: The name that is not valid.
+        valid: Those that are.
+        what: They are, such as ``valid keys``.
+    """
+    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"{what}: {', '.join(sorted(valid))}"
+
+
 def _describe(path: Path, tree: CommentedMap, model: type[BaseModel], item: ErrorDetails) -> str:
     location = _without_union_tags(tree, item["loc"], names_absent_key=item["type"] == "missing")
-    line = _line_of(tree, location)
-    key = ".".join(str(part) for part in location) or "the file"
-    return f"{path}:{line}: {key}: {_message(model, item, location)}"
+    return problem_at(path, tree, location, _message(model, item, location))
 
 
 def _follows_from_another(item: ErrorDetails, items: list[ErrorDetails]) -> bool:
@@ -160,28 +176,23 @@ def _message(model: type[BaseModel], item: ErrorDetails, location: Location) -> 
     context = item.get("ctx", {})
     match item["type"]:
         case "extra_forbidden":
-            return f"unknown key; {_nearest(str(location[-1]), _keys_at(model, item['loc'][:-1]), 'valid keys')}"
+            return f"unknown key; {nearest(str(location[-1]), _keys_at(model, item['loc'][:-1]), 'valid keys')}"
         case "missing":
             return "this key is required and is not there"
         case "union_tag_not_found":
             return f"the key {context.get('discriminator')} is required and is not there"
         case "literal_error" if isinstance(item["input"], str):
             valid = re.findall(r"'([^']*)'", str(context.get("expected")))
-            return f"unknown value '{item['input']}'; {_nearest(item['input'], valid, 'valid')}"
+            return f"unknown value '{item['input']}'; {nearest(item['input'], valid, 'valid')}"
         case "union_tag_invalid":
             tags = str(context.get("expected_tags", "")).replace("'", "").split(", ")
             tag = str(context.get("tag"))
-            return f"unknown name '{tag}'; {_nearest(tag, tags, 'valid')}"
+            return f"unknown name '{tag}'; {nearest(tag, tags, 'valid')}"
     text = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = f", found {given!r}" if isinstance(given, str | int | float | bool) else ""
     remedy = "; put it in quotes" if item["type"] == "string_type" and _is_scalar(given) else ""
     return text + shown + remedy
-
-
-def _nearest(given: str, valid: list[str], what: str) -> str:
-    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"{what}: {', '.join(sorted(valid))}"
 
 
 def _is_scalar(value: Any) -> bool:

@@ -9,6 +9,7 @@ from scipy.ndimage import map_coordinates
 
 import medseg.ensemble
 from medseg import load_model
+from medseg.data.label_statistics import LabelStatistics
 from medseg.data.transforms import build_transforms, prepare
 from medseg.ensemble import difference, merge_packages
 from medseg.errors import ModelError, UsageError
@@ -56,9 +57,16 @@ def test_labels_are_those_of_the_mean_of_all_networks_logits(tmp_path, dims):
 
 
 def test_provenance_window_and_envelope_are_those_of_all(tmp_path):
+    def label(low: float, high: float) -> LabelStatistics:
+        ml = {"percentile_05_ml": low, "median_ml": low, "percentile_95_ml": high}
+        shares = {"share_of_cases": 1, "share_at_border": 0, "largest_share_apart": 0}
+        return LabelStatistics(smallest_ml=low, largest_ml=high, **ml, **shares)
+
     envelopes = [tiny_package().envelope.model_copy(update=u) for u in (
-        {"smallest_extent_mm": (9.0, 3.0, 5.0), "largest_spacing_mm": (1.0, 2.0, 3.0), "cases": 4},
-        {"smallest_extent_mm": (8.0, 4.0, 5.0), "largest_spacing_mm": (2.0, 1.0, 3.0), "cases": 5},
+        {"smallest_extent_mm": (9.0, 3.0, 5.0), "largest_spacing_mm": (1.0, 2.0, 3.0), "cases": 4,
+         "labels": {"box": label(4, 9)}},
+        {"smallest_extent_mm": (8.0, 4.0, 5.0), "largest_spacing_mm": (2.0, 1.0, 3.0), "cases": 5,
+         "labels": {"box": label(3, 5), "ball": label(1, 2)}},
     )]  # fmt: skip
     windows = [tiny_package().inference.model_copy(update=u) for u in (
         {"tile_size": (16, 24, 8), "mirror_axes": (0, 1), "batch_size": 4, "overlap": 0.5},
@@ -78,6 +86,9 @@ def test_provenance_window_and_envelope_are_those_of_all(tmp_path):
     assert merged.envelope.smallest_extent_mm == (8.0, 3.0, 5.0)
     assert merged.envelope.largest_spacing_mm == (2.0, 2.0, 3.0)
     assert merged.envelope.cases == 5
+    assert merged.envelope.labels["box"].smallest_ml == 3.0
+    assert merged.envelope.labels["box"].largest_ml == 9.0
+    assert set(merged.envelope.labels) == {"ball", "box"}
     window = merged.inference
     assert (window.tile_size, window.mirror_axes, window.batch_size, window.overlap) == ((20, 24, 8), (1,), 2, 0.5)
     given = merge_packages(

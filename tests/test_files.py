@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from medseg.errors import StorageError
-from medseg.files import atomic_path, make_folder, sha256_of, storage_error, write_text
+from medseg.files import atomic_path, make_folder, move_into_place, sha256_of, storage_error, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -237,3 +237,60 @@ def test_sha256_of_any_size(tmp_path, size):
     content = os.urandom(size)
     (tmp_path / "a").write_bytes(content)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+# --- what is moved ---
+
+
+def across(monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    """Let a file lie on another file system: no rename takes it away."""
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if path == source:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+@pytest.mark.parametrize("is_across", [False, True])
+def test_a_finished_file_is_moved_and_replaces_what_was_there(tmp_path, monkeypatch, is_across):
+    source, target = tmp_path / "source", tmp_path / "deep" / "er" / ("n" * 255)
+    target.parent.mkdir(parents=True)
+    target.write_text("old")
+    source.write_bytes(bytes(range(256)) * 5000)
+    if is_across:
+        across(monkeypatch, source)
+    move_into_place(source, target)
+    assert target.read_bytes() == bytes(range(256)) * 5000
+    assert (names(target.parent), names(tmp_path)) == (["n" * 255], ["deep"])
+
+
+def test_across_file_systems_the_copy_is_flushed_before_it_has_the_name(tmp_path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("x")
+    across(monkeypatch, source)
+    events: list[str] = []
+    real_fsync, real_replace = os.fsync, Path.replace
+    kind = lambda fd: "folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(f"flush {kind(fd)}"), real_fsync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda a, b: (events.append("rename"), real_replace(a, b))[1])
+    move_into_place(source, target)
+    assert events == ["flush file", "rename", "flush file", "rename", "flush folder"]  # the first one does not work
+
+
+def test_a_copy_that_does_not_fit_leaves_source_and_target_as_they_were(tmp_path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("new")
+    target.write_text("old")
+    across(monkeypatch, source)
+
+    def full(_, copy):
+        Path(copy).write_text("n")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copy", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        move_into_place(source, target)
+    assert (names(tmp_path), source.read_text(), target.read_text()) == (["source", "target"], "new", "old")

@@ -14,14 +14,18 @@ LAYERS = {
     3: [
         "config", "model", "segmenter", "loading", "inference", "tensorfile", "data", "networks", "dicom", "nifti",
         "nifti_header", "reading", "recipe", "phantom", "shipped", "training", "evaluation", "label_files",
-        "device", "environment", "plan", "provenance", "ensemble", "study", "nnunet",
+        "device", "environment", "plan", "provenance", "ensemble", "study", "nnunet", "quality", "packages",
+        "merged", "nifti_proof",
     ],
-    4: ["crf", "losses", "metrics", "postprocess", "scores", "bootstrap"],
+    4: [
+        "crf", "losses", "metrics", "postprocess", "scores", "bootstrap", "cleanup", "components", "measurements",
+        "diameter", "proof",
+    ],
     5: ["labels", "regions", "volume", "findings", "files", "yamlfile", "registry", "threads", "extras", "maker"],
     6: ["errors"],
 }  # fmt: skip
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
-SAME_LAYER_ALLOWED = {("batch", "segment"), ("batch", "outputs"), ("segment", "outputs"), ("outputs", "report")}
+SAME_LAYER_ALLOWED = {("batch", "segment"), ("batch", "outputs"), ("outputs", "report")}
 
 DICOM_LIBRARIES = {"pydicom", "highdicom", "pynetdicom"}
 HEAVY = {"torch", "monai", "nibabel", "pydicom", "matplotlib", "SimpleITK", "numpy", "pydantic", "ruamel"}

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import ndimage
 
+from medseg.components import keep_largest
 from medseg.data.transforms import build_transforms, prepare
 from medseg.device import pick_device
 from medseg.model import ModelPackage, load_networks
-from medseg.postprocess import Postprocessing, keep_largest
+from medseg.postprocess import Postprocessing
 from medseg.segmenter import Segmenter
 from tests.builders import LABELS, save_tiny_model, tiny_case
 

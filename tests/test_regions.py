@@ -24,6 +24,15 @@ def test_nested_regions_are_painted_with_their_rest():
     assert (scheme.outputs, scheme.ignore_index) == (3, 4)
 
 
+def test_labels_that_are_drawn_as_references_have_them():
+    assert LabelScheme(PARTS, complete_regions(NESTED)).names_as_drawn == LabelScheme(PARTS).names_as_drawn
+    assert LabelScheme(PARTS).names_as_drawn == {1: "oedema", 2: "necrosis", 4: "enhancing"}
+    without_core = (NESTED[0].model_copy(update={"paint": 1}), NESTED[2])
+    assert LabelScheme(PARTS, complete_regions(without_core)).names_as_drawn == {4: "enhancing"}
+    only_core = (NESTED[1].model_copy(update={"paint": 4}),)
+    assert LabelScheme(PARTS, complete_regions(only_core)).names_as_drawn == {}
+
+
 def test_without_regions_the_labels_are_learnt():
     scheme = LabelScheme(PARTS)
     assert scheme.drawn_values.tolist() == [0, 1, 2, 4]

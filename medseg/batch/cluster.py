@@ -25,7 +25,7 @@ from medseg.batch.roster import Member, Roster
 from medseg.batch.rows import State
 from medseg.batch.run import StopBatch
 from medseg.batch.scratch import forget_study
-from medseg.batch.settle import settle, tell
+from medseg.batch.settle import settle, tell, tell_plan
 from medseg.errors import ClusterError, InputError, MedsegError, StorageError, UnreadableError
 from medseg.files import write_text
 from medseg.training.interrupt import stop_request
@@ -69,7 +69,7 @@ def run_on_cluster(
     observer: Observer,
     options: ClusterOptions,
 ) -> None:
-    """Do what the ledger has left to do on a Ray cluster; every study ends done, refused or quarantined.
+    """Do what the ledger has left to do on a Ray cluster; every study ends done, held back, refused or quarantined.
 
     Args:
         ledger: After `medseg.batch.run.plan_batch`.
@@ -85,9 +85,7 @@ def run_on_cluster(
         StorageError: Nothing more can be written; what was in work is planned again.
         StopBatch: Ctrl-C or SIGTERM.
     """
-    summary = ledger.summary(mine=True)
-    ended = (State.DONE, State.REFUSED, State.QUARANTINED)
-    observer.planned(sum(summary.values()), sum(summary[state] for state in ended))
+    tell_plan(ledger, observer)
     if ledger.is_over():
         return
     with ray_session(options.address) as ray, stop_request() as request:

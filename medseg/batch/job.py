@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ class Job:
     Attributes:
         key: Identity of the input: changes when a file does.
         name: For people, free of patient data.
-        target: File name of the label map; "" where a problem is that of a whole folder or archive.
+        target: File name of the label map, or name of the folder of its own that all outputs lie in; no other
+            study may have it. "" where a problem is that of a whole folder or archive.
         source: What the user named.
         files: NIfTI files, one a channel; empty for DICOM.
         present: Which channels the files are; empty where they are all.
@@ -61,7 +62,7 @@ class Output:
     """A file that was written for a study.
 
     Attributes:
-        path: Where, relative to the output folder.
+        path: Where, relative to the output folder; or absolute.
         sha256: Of its bytes.
         size_bytes: Length.
     """
@@ -80,11 +81,12 @@ class JobResult:
         outputs: What was written; empty where there is an error.
         volumes_ml: Volume of every label, by name.
         findings: What was odd about the input.
-        timings_s: Seconds by stage: ``read``, ``segment``, ``write``.
+        timings_s: Seconds by stage: ``read``, ``segment``, ``write``; and what the writer says of its own parts.
         rung: How it was made to fit into memory; "" for as planned.
         device: That computed.
         error: Why there is no label map.
         made: Where each output lies until the ledger moves it to its place; empty where they are there already.
+        held: Codes of why its outputs are held back for review; empty where they are not.
     """
 
     key: str
@@ -96,10 +98,18 @@ class JobResult:
     device: str = ""
     error: MedsegError | None = None
     made: tuple[Path, ...] = ()
+    held: tuple[str, ...] = ()
+
+    @property
+    def why_held(self) -> str:
+        """Why it is held back, for people: the findings that led to it; "" where it is not."""
+        told = [finding for finding in self.findings if finding.code.value in self.held]
+        codes = {finding.code.value for finding in told}
+        return "; ".join([*(code for code in self.held if code not in codes), *map(str, told)])
 
     def without_outputs(self) -> JobResult:
         """Return what can be said of a study whose outputs never came to their place."""
-        return replace(self, outputs=(), made=())
+        return replace(self, outputs=(), made=(), held=())
 
     def record(self) -> dict[str, Any]:
         """Return plain values for JSON, without the error."""
@@ -110,6 +120,7 @@ class JobResult:
             "timings_s": {stage: round(seconds, 4) for stage, seconds in self.timings_s.items()},
             "rung": self.rung,
             "device": self.device,
+            "held": list(self.held),
         }
 
 
@@ -125,12 +136,24 @@ def result_of(key: str, record: Mapping[str, Any]) -> JobResult:
         timings_s=record.get("timings_s", {}),
         rung=record.get("rung", ""),
         device=record.get("device", ""),
+        held=tuple(record.get("held", ())),
     )
 
 
-def job_of(study: Study) -> Job:
-    """Return the job of a study; the headers of a DICOM series are no longer held."""
-    name, target, source = study_name(study), output_name(study), study.source.resolve()
+def case_folder(study: Study) -> str:
+    """Return the name of a study's own folder, free of patient data; it never leads out of the output folder."""
+    name = study_name(study).replace(" ", "_")
+    return name if name.strip(".") else f"case_{_hash(name)[:8]}"
+
+
+def job_of(study: Study, target_of: Callable[[Study], str] = output_name) -> Job:
+    """Return the job of a study; the headers of a DICOM series are no longer held.
+
+    Args:
+        study: From `medseg.batch.find.iterate_studies`.
+        target_of: Names the place of its outputs: `medseg.study.output_name` a file, `case_folder` a folder.
+    """
+    name, target, source = study_name(study), target_of(study), study.source.resolve()
     files = tuple(file.absolute() for file in study.files)
     if study.problem:
         stamps = _stamped(study) if study.files else [str(source)]

@@ -3,8 +3,9 @@
 One SQLite file in the output folder, with a write-ahead log and every commit flushed (``synchronous=FULL``). A
 study is counted as attempted before it is begun, so that one that takes the whole machine down is known afterwards.
 
-States: *planned* → *running* → *done* | *refused* (the input cannot be segmented right, which another try does not
-change) | *failed* (a crash, a hang, out of memory: tried again) → *quarantined* after three strikes.
+States: *planned* → *running* → *done* | *held* (segmented, the outputs held back for review) | *refused* (the input
+cannot be segmented right, which another try does not change) | *failed* (a crash, a hang, out of memory: tried
+again) → *quarantined* after three strikes.
 
 Several processes of one machine may share a ledger: a study in work is leased, and the lease is renewed; where it
 has run out, or where the process is gone, the study is claimed again. SQLite's write-ahead log does not work across
@@ -17,15 +18,16 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from medseg import __version__
 from medseg.batch.database import chunks, connect, storing, writing
-from medseg.batch.job import Job, JobResult, Output
-from medseg.batch.owner import is_held, this_process
-from medseg.batch.planning import Terms, delete_files, put, require_alone, share_targets, stays
+from medseg.batch.job import Job, JobResult
+from medseg.batch.owner import this_process
+from medseg.batch.placing import Placing, delete_files
+from medseg.batch.planning import Terms, put, require_alone, share_targets, stays, take_back
 from medseg.batch.rows import Row, State, row_of
 from medseg.batch.schema import (
     CLAIM,
@@ -34,18 +36,15 @@ from medseg.batch.schema import (
     LEDGER_FILE,
     LEFT,
     NEXT,
+    OWNED,
     RENEW,
     REQUEUE,
-    TAKE_BACK,
     WANTED_AGAIN,
 )
 from medseg.errors import MedsegError
-from medseg.files import move_into_place
 
 LEASE_S = 120.0
 STRIKES = 3
-MOST_ATTEMPTS = 10
-"""Of a study that was in work each time the whole program ended: it is quarantined then, whoever's fault it was."""
 
 _AT_ONCE = 200
 
@@ -137,7 +136,7 @@ class Ledger:
         """
         now = self._clock()
         with self._writing() as database:
-            self._take_back(database, now)
+            take_back(database, self.folder, self._strikes, owner=self.owner, now=now)
             row = database.execute(NEXT, (self._terms.model, self._terms.settings)).fetchone()
             if row is None:
                 return None
@@ -160,15 +159,32 @@ class Ledger:
             database.execute(RENEW, (now + self._lease_s, self.owner))
 
     def finish(self, result: JobResult) -> State | None:
-        """Record a study that is done, and move its outputs to their place, both or neither.
+        """Record a study that is done or held back, and move its outputs to their place, both or neither.
 
         Returns:
             The state; None where another process has taken the study over: what was made of it here is not used.
 
         Raises:
             StorageError: An output cannot be moved, or the ledger cannot be written.
+            InputError: An output of another study lies in the place of one.
         """
-        return self._end(result.key, State.DONE, ("", ""), result.record(), result=result)
+        key, held = result.key, bool(result.held)
+        placing = Placing(self.folder, result)
+        with self._writing() as database:
+            if not database.execute(OWNED, (key, self.owner)).fetchone():
+                return None
+            placing.announce(database)
+        state, why = (State.HELD, ("HELD", result.why_held)) if held else (State.DONE, ("", ""))
+        settings = self._terms.settings_of(result)
+        try:
+            with placing:
+                placing.copy()
+                return self._end(key, state, why, result.record(), settings=settings, placing=placing)
+        except BaseException:
+            with suppress(MedsegError), self._writing() as database:
+                if database.execute(OWNED, (key, self.owner)).fetchone():
+                    placing.forget(database)
+            raise
 
     def refuse(self, key: str, error: MedsegError, record: Mapping[str, Any] | None = None) -> State | None:
         """Record a study that cannot be segmented right; an earlier label map of it is deleted."""
@@ -247,20 +263,6 @@ class Ledger:
             is_wanted = self._database.execute("SELECT 1 FROM again WHERE key = ?", (job.key,)).fetchone()
         return not is_wanted and stays(row, job, self._terms, self.folder)
 
-    def _take_back(self, database: sqlite3.Connection, now: float) -> None:
-        """Plan studies again that are in nobody's work any more; quarantine what has come to that too often."""
-        running = database.execute("SELECT * FROM studies WHERE state = 'running' AND worker != ?", (self.owner,))
-        for row in running.fetchall():
-            if is_held(row["worker"], row["lease"], now):
-                continue
-            strikes = row["strikes"] + row["alone"]
-            is_out = strikes >= self._strikes or row["attempts"] >= MOST_ATTEMPTS
-            message = f"the program ended {row['attempts']} times while this study was in work" if is_out else ""
-            state = State.QUARANTINED if is_out else State.PLANNED
-            database.execute(TAKE_BACK, (state.value, strikes, "CRASH" if is_out else "", message, row["key"]))
-            if is_out:
-                delete_files(database, self.folder, row["key"])
-
     def _end(
         self,
         key: str,
@@ -269,20 +271,19 @@ class Ledger:
         record: Mapping[str, Any],
         *,
         strike: int = 0,
-        result: JobResult | None = None,
+        settings: str = "",
+        placing: Placing | None = None,
     ) -> State | None:
         """Record how a study ended that this process has in work; nothing where it lost it to another one."""
-        settings = self._terms.settings_of(result) if result else self._terms.settings
+        settings = settings or self._terms.settings
         values = (state.value, *why, json.dumps(record), self._clock(), __version__, strike, settings)
-        outputs: Sequence[Output] = result.outputs if result else ()
         with self._writing() as database:
             if not database.execute(END, (*values, key, self.owner)).rowcount:
                 return None
-            for output, made in zip(outputs, result.made if result else (), strict=False):
-                move_into_place(made, self.folder / output.path)
-            for output in outputs:
-                database.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (output.path, key))
-            delete_files(database, self.folder, key, but=[output.path for output in outputs])
+            if placing:
+                placing.move(database)
+            else:
+                delete_files(database, self.folder, key)
         return state
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,21 +14,24 @@ from medseg.batch.scratch import study_folder
 from medseg.batch.worker import LABELS_FILE, Advance, Images, Segmented
 from medseg.device import pick_device
 from medseg.dicom.policy import Policies
-from medseg.errors import ModelError
-from medseg.files import sha256_of
-from medseg.inference.probabilities import probabilities_path
+from medseg.findings import FindingCode
+from medseg.inference.saved import probabilities_path
 from medseg.loading import InferenceOptions, load_segmenter
-from medseg.model import COARSE_FOLDER, MODEL_FILE, find_package
+from medseg.merged import MergedSegmenter, load_merged
+from medseg.packages import model_hash
+from medseg.recipe import Recipe
+from medseg.recipe.packages import recipe_hash
+from medseg.segmenter import Segmenter
 
 _ANY_DEVICE = ("auto", "cuda")
 _WITHOUT_EFFECT = ("device", "batch_size", "memory")  # on the label map, but for rounding
 
 
 class StudyNetwork:
-    """A model that segments the studies of a batch.
+    """A model, or the models of a recipe, that segments the studies of a batch.
 
     Args:
-        model: A package, or a run folder that holds one.
+        model: A package, or a run folder that holds one; or a recipe from `medseg.recipe.packages.find_models`.
         options: How it is run.
         device: Where; in place of that of `options`.
         scratch: Where probabilities are written, in the study's folder.
@@ -42,7 +44,7 @@ class StudyNetwork:
 
     def __init__(
         self,
-        model: Path,
+        model: Path | Recipe,
         options: InferenceOptions,
         device: str = "auto",
         *,
@@ -51,15 +53,31 @@ class StudyNetwork:
     ) -> None:
         if sharers > 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // sharers))
-        self._scratch = scratch if options.save_probabilities else None
-        self._segmenter = load_segmenter(model, replace(options, device=device))
+        of_recipe = isinstance(model, Recipe) and model.needs_probabilities
+        self._scratch = scratch if options.save_probabilities or of_recipe else None
+        self._segmenter = load_drawing(model, replace(options, device=device))
 
     def __call__(self, job: Job, images: Images, advance: Advance | None = None) -> Segmented:
         """See `medseg.batch.worker.Network`."""
         file = probabilities_path(study_folder(self._scratch, job.key) / LABELS_FILE) if self._scratch else None
         labels = self._segmenter.segment(images, advance, probabilities=file)
         extra = (file,) if file else ()
-        return Segmented(labels, labels.rung, str(self._segmenter.device), extra)
+        return Segmented(labels, labels.rung, str(self._segmenter.device), extra, file)
+
+
+def load_drawing(model: Path | Recipe, options: InferenceOptions) -> Segmenter | MergedSegmenter:
+    """Load a model, or the models of a recipe; their confidence is measured where the recipe asks for it.
+
+    Raises:
+        ModelError: A package is missing or damaged.
+        ConfigError: The recipe does not fit its models.
+        DeviceError: The device is not there.
+    """
+    if not isinstance(model, Recipe):
+        return load_segmenter(model, options)
+    merged = load_merged(model, options)
+    merged.measures_confidence = FindingCode.LOW_CONFIDENCE in model.quality.watched
+    return merged
 
 
 def devices_for(name: str) -> list[str]:
@@ -74,27 +92,7 @@ def devices_for(name: str) -> list[str]:
     return [str(picked)]
 
 
-def model_hash(model: Path) -> str:
-    """Return the SHA-256 of a package: of model.json, which names those of the weights, and the first stage's.
-
-    Raises:
-        ModelError: It is missing or cannot be read.
-    """
-    folder = find_package(model)
-    files: Sequence[Path] = [folder / MODEL_FILE, folder / COARSE_FOLDER / MODEL_FILE]
-    try:
-        parts = [sha256_of(file) for file in files if file.is_file()]
-    except OSError as error:
-        raise ModelError(
-            folder,
-            expected="a model that can be read",
-            found=error.strerror or type(error).__name__,
-            remedy="check its permissions",
-        ) from error
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
-def settings_hash(options: InferenceOptions, policies: Policies) -> str:
+def settings_hash(options: InferenceOptions, policies: Policies, recipe: Recipe | None = None) -> str:
     """Return the SHA-256 of what changes a label map beside model and input, then a colon and the memory.
 
     That a study may take: it changes a label map only where tiles have to be made smaller.
@@ -104,5 +102,6 @@ def settings_hash(options: InferenceOptions, policies: Policies) -> str:
     """
     chosen = {name: value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT}
     chosen |= {"roi_from": model_hash(options.roi_from)} if options.roi_from else {}
+    chosen |= {"recipe": recipe_hash(recipe)} if recipe else {}
     text = json.dumps([chosen, policies.model_dump()], sort_keys=True, default=str)
     return f"{hashlib.sha256(text.encode()).hexdigest()}:{options.memory or ''}"

@@ -16,33 +16,45 @@ import torch
 
 from medseg import __version__
 from medseg.batch.job import Job, JobResult
-from medseg.batch.network import StudyNetwork, model_hash
-from medseg.batch.worker import Crew, StudyReader, StudyWriter, Worker, known_error
+from medseg.batch.network import StudyNetwork
+from medseg.batch.worker import Crew, StudyReader, StudyWriter, Worker, Writer, known_error
 from medseg.dicom.policy import Policies
 from medseg.dicom.reference import SeriesReference
 from medseg.errors import DeviceError, MedsegError, ModelError, StorageError, UsageError
 from medseg.files import make_folder, write_text
 from medseg.loading import InferenceOptions
+from medseg.packages import model_hash
+from medseg.recipe import Recipe
 
 PROBE_FILE = "probe"
 
 
 def study_crew(
-    model: Path, options: InferenceOptions, policies: Policies, scratch: Path, *, sharers: int = 1
+    model: Path | Recipe,
+    options: InferenceOptions,
+    policies: Policies,
+    scratch: Path,
+    *,
+    sharers: int = 1,
+    writer: Callable[[Path], Writer] = StudyWriter,
+    needs_images: bool = False,
 ) -> Crew:
     """Return the crew of `medseg segment`; with the first three given it is what an `Order` wants.
 
     Args:
-        model: The package, absolute.
+        model: The package, absolute; or a recipe from `medseg.recipe.packages.find_models`.
         options: How it is run; the device is another's choice.
         policies: What to do about irregular DICOM series.
         scratch: A folder on the file system of the outputs.
         sharers: Network workers that share this machine's processors.
+        writer: Makes the last stage, given the scratch folder; picklable. By default it writes a label map alone.
+        needs_images: Whether it looks at the images.
     """
     return Crew(
         partial(StudyReader, policies),
         partial(StudyNetwork, model, options, scratch=scratch, sharers=sharers),
-        partial(StudyWriter, scratch),
+        partial(writer, scratch),
+        needs_images,
     )
 
 
@@ -51,18 +63,17 @@ class Order:
     """What every machine of a cluster is to do; it is sent to each.
 
     Attributes:
-        crew: Given a scratch folder, makes the crew of a worker that writes there; the model's path in it must be
+        crew: Given a scratch folder, makes the crew of a worker that writes there; the models' paths in it must be
             absolute.
-        model: The package; every machine must see it under this path.
-        model_sha256: By `medseg.batch.network.model_hash`.
+        models: Each package with its hash by `medseg.packages.model_hash`; every machine must see it under this
+            path.
         scratch: A folder on the file system of the outputs; every machine must see it under this path.
         probe: What is in its file ``probe``.
         version: Of medseg.
     """
 
     crew: Callable[[Path], Crew]
-    model: Path
-    model_sha256: str
+    models: tuple[tuple[Path, str], ...]
     scratch: Path
     probe: str = ""
     version: str = __version__
@@ -139,14 +150,14 @@ class NodeWorker:
                 found="none that torch can use",
                 remedy="check driver and torch build",
             )
-        found = model_hash(order.model)
-        if found != order.model_sha256:
-            raise ModelError(
-                order.model,
-                expected=f"the model {order.model_sha256[:12]}",
-                found=found[:12],
-                remedy="put the same package on every machine, or on shared storage",
-            )
+        for model, sha256 in order.models:
+            if (found := model_hash(model)) != sha256:
+                raise ModelError(
+                    model,
+                    expected=f"the model {sha256[:12]}",
+                    found=found[:12],
+                    remedy="put the same package on every machine, or on shared storage",
+                )
 
 
 def sees(job: Job) -> bool:

@@ -14,7 +14,7 @@ class Observer(Protocol):
     """Is told what happens, in the process that watches the batch."""
 
     def planned(self, total: int, ended: int) -> None:
-        """So many studies there are, and so many of them have ended before: done, refused or quarantined."""
+        """So many studies there are, and so many of them have ended before: done, held, refused or quarantined."""
 
     def tiles(self, done: int, total: int) -> None:
         """So many tiles of a study are done."""

@@ -1,21 +1,22 @@
-"""Which studies stay as they are, which are planned anew, and who gets a label map's name."""
+"""Which studies stay as they are, which are planned anew, and who gets the name of a label map or folder."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg import __version__
 from medseg.batch.job import Job, JobResult
 from medseg.batch.owner import is_held
-from medseg.batch.rows import Row, State
-from medseg.batch.schema import FREE, INHERIT, LEFTOVER, PUT, RIVAL, WAITING, WITHOUT_LABELS
+from medseg.batch.placing import delete_files
+from medseg.batch.rows import WRITTEN, Row, State
+from medseg.batch.schema import FREE, INHERIT, LEFTOVER, PUT, RIVAL, TAKE_BACK, WAITING, WITHOUT_LABELS
 from medseg.errors import InputError, UsageError
-from medseg.files import storage_error
 from medseg.findings import FindingCode
 
+MOST_ATTEMPTS = 10
+"""Of a study that was in work each time the whole program ended: it is quarantined then, whoever's fault it was."""
 TARGET_CODE = "TARGET"
 """Of a study that is refused as another one has its label map's name: looked at anew each time."""
 
@@ -46,10 +47,12 @@ class Terms:
 
 
 def stays(row: Row, job: Job, terms: Terms, folder: Path) -> bool:
-    """Whether a study that the ledger has need not be planned anew; of one that is done all outputs are read."""
+    """Whether a study that the ledger has need not be planned anew; of one with outputs all of them are read."""
     if job.problem or (row.model, row.settings) != (terms.model, terms.settings_of(row.result)):
         return False
-    if row.state is State.DONE:
+    if row.target != job.target:
+        return False
+    if row.state in WRITTEN:
         return row.is_whole(folder)
     return row.state is not State.REFUSED or (row.version == __version__ and row.code != TARGET_CODE)
 
@@ -112,27 +115,30 @@ def share_targets(database: sqlite3.Connection, folder: Path, now: float) -> Non
         delete_files(database, folder, row["key"])
 
 
-def delete_files(database: sqlite3.Connection, folder: Path, key: str, *, but: Iterable[str] = ()) -> None:
-    """Delete what lies in the output folder for a study, as it is no longer what the ledger says.
+def take_back(database: sqlite3.Connection, folder: Path, most: int, *, owner: str, now: float) -> None:
+    """Plan studies again that are in nobody's work any more; quarantine what has come to that too often.
 
     Args:
         database: Within a transaction.
         folder: The output folder.
-        key: Of the study.
-        but: Files to keep.
+        most: Strikes that quarantine a study.
+        owner: This process, whose studies are left alone.
+        now: Seconds since 1970.
 
     Raises:
-        StorageError: One cannot be deleted.
+        StorageError: A file cannot be deleted.
     """
-    kept = set(but)
-    for (path,) in database.execute("SELECT path FROM files WHERE key = ?", (key,)).fetchall():
-        if path in kept:
+    running = database.execute("SELECT * FROM studies WHERE state = 'running' AND worker != ?", (owner,))
+    for row in running.fetchall():
+        if is_held(row["worker"], row["lease"], now):
             continue
-        try:
-            (folder / path).unlink(missing_ok=True)
-        except OSError as error:
-            raise storage_error(folder / path, error) from error
-        database.execute("DELETE FROM files WHERE path = ?", (path,))
+        strikes = row["strikes"] + row["alone"]
+        is_out = strikes >= most or row["attempts"] >= MOST_ATTEMPTS
+        message = f"the program ended {row['attempts']} times while this study was in work" if is_out else ""
+        state = State.QUARANTINED if is_out else State.PLANNED
+        database.execute(TAKE_BACK, (state.value, strikes, "CRASH" if is_out else "", message, row["key"]))
+        if is_out:
+            delete_files(database, folder, row["key"])
 
 
 def _taken(job: Job) -> InputError:

@@ -19,11 +19,16 @@ class State(Enum):
     PLANNED = "planned"
     RUNNING = "running"
     DONE = "done"
+    HELD = "held"
     REFUSED = "refused"
     FAILED = "failed"
     QUARANTINED = "quarantined"
 
 
+WRITTEN = (State.DONE, State.HELD)
+"""States of studies that have outputs; those of one that is held back are not where the others are delivered."""
+ENDED = (*WRITTEN, State.REFUSED, State.QUARANTINED)
+"""States that only another try changes."""
 PROBLEMS = (State.REFUSED, State.FAILED, State.QUARANTINED)
 """States of studies that have no label map, and a reason why."""
 
@@ -36,7 +41,7 @@ class Row:
         key: Identity of the input.
         name: For people, free of patient data.
         source: What the user named.
-        target: File name of the label map.
+        target: Place of its outputs; see `Job`.
         state: What became of it.
         attempts: How often it was begun.
         strikes: How often it failed.
@@ -46,8 +51,8 @@ class Row:
         worker: Who has it in work, or had it last.
         started: When it was last begun, seconds since 1970.
         ended: When it ended.
-        code: Of the error.
-        message: Why there is no label map.
+        code: Of the error; ``HELD`` of a study that is held back.
+        message: Why there is no label map, or why it is held back.
         result: What there is.
     """
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from signal import Signals
 
 from medseg.batch.job import Job
 from medseg.batch.ledger import Ledger
-from medseg.batch.observer import Observer
-from medseg.batch.options import BatchOptions
-from medseg.batch.rows import State
+from medseg.batch.options import RunContext
 from medseg.batch.scratch import forget_study
-from medseg.batch.settle import settle, tell
+from medseg.batch.settle import settle, tell, tell_plan
 from medseg.batch.stages import Stages
-from medseg.batch.worker import Crew, Worker
+from medseg.batch.worker import Worker
 from medseg.training.interrupt import StopRequest, stop_request
 
 _OTHERS_S = 1.0
@@ -46,55 +43,34 @@ def plan_batch(ledger: Ledger, jobs: Iterable[Job], *, again: bool = False) -> d
     return kept
 
 
-def run_batch(
-    ledger: Ledger,
-    jobs: Mapping[str, Job],
-    crew: Crew,
-    devices: Sequence[str],
-    scratch: Path,
-    observer: Observer,
-    options: BatchOptions,
-) -> None:
-    """Do what the ledger has left to do; every study ends done, refused or quarantined.
+def run_batch(ledger: Ledger, jobs: Mapping[str, Job], context: RunContext) -> None:
+    """Do what the ledger has left to do; every study ends done, held back, refused or quarantined.
 
     Args:
         ledger: After `plan_batch`.
         jobs: From `plan_batch`.
-        crew: How reader, network and writer are made.
-        devices: One network worker each; in one process the first alone.
-        scratch: From `medseg.batch.scratch.scratch_folder`.
-        observer: Is told what happens.
-        options: How.
+        context: What they are done with.
 
     Raises:
         StorageError: Nothing more can be written; what was in work is planned again.
         StopBatch: Ctrl-C or SIGTERM.
         MedsegError: The model cannot be loaded, or a worker cannot be started.
     """
-    summary = ledger.summary(mine=True)
-    total = sum(summary.values())
-    observer.planned(total, sum(summary[state] for state in (State.DONE, State.REFUSED, State.QUARANTINED)))
+    tell_plan(ledger, context.observer)
     with stop_request() as request:
         if ledger.is_over():
             return
-        if options.in_process:
-            _run_here(ledger, jobs, Worker(crew, devices[0]), scratch, observer, request)
+        if context.options.in_process:
+            _run_here(ledger, jobs, context, request)
         else:
-            stages = Stages(ledger, jobs, crew, devices, scratch, observer, options)
-            stages.run(request.is_set)
+            Stages(ledger, jobs, context).run(request.is_set)
         if request.signal:
             raise StopBatch(request.signal)
 
 
-def _run_here(
-    ledger: Ledger,
-    jobs: Mapping[str, Job],
-    worker: Worker,
-    scratch: Path,
-    observer: Observer,
-    request: StopRequest,
-) -> None:
+def _run_here(ledger: Ledger, jobs: Mapping[str, Job], context: RunContext, request: StopRequest) -> None:
     """Do one study after the other; what others have in work is waited for, in case they give it back."""
+    worker, observer = Worker(context.crew, context.devices[0]), context.observer
 
     def advance(done: int, total: int) -> None:
         ledger.heartbeat()
@@ -115,4 +91,4 @@ def _run_here(
                 return
             raise
         finally:
-            forget_study(scratch, key)
+            forget_study(context.scratch, key)

@@ -1,7 +1,7 @@
 """The ledger's tables, and what is asked of them."""
 
 LEDGER_FILE = "ledger.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS studies (
@@ -30,11 +30,12 @@ CREATE INDEX IF NOT EXISTS by_target ON studies (target);
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, key TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_key ON files (key);
+CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS again (key TEXT PRIMARY KEY);
 CREATE TEMP TABLE mine (key TEXT PRIMARY KEY);
 """
-"""``files``: what lies in the output folder, and for which study; ``again``: what is to be tried again; ``mine``:
-what this process has planned."""
+"""``files``: what was written for a study, and lies in the output folder or elsewhere; ``folders``: which were made
+for that; ``again``: what is to be tried again; ``mine``: what this process has planned."""
 PUT = """
 INSERT INTO studies (number, key, name, source, target, model, settings, version, state, code, message)
 VALUES ((SELECT coalesce(max(number), 0) + 1 FROM studies), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -91,6 +92,8 @@ UPDATE studies SET state = ?, code = ?, message = ?, result = ?, ended = ?, leas
   strikes = strikes + ?, settings = ? WHERE key = ? AND state = 'running' AND worker = ?
 """
 """Record how a study ended: state, code, message, result, ended, version, strike, settings, key, worker."""
+OWNED = "SELECT 1 FROM studies WHERE key = ? AND state = 'running' AND worker = ?"
+"""Whether a study is in work: key, worker."""
 RENEW = "UPDATE studies SET lease = ? WHERE state = 'running' AND worker = ?"
 REQUEUE = """
 UPDATE studies SET state = 'planned', attempts = max(attempts - 1, 0), worker = '', lease = 0

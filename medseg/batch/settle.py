@@ -1,11 +1,11 @@
-"""A result -> the ledger: done, refused, or a strike; the whole batch stops where nothing can be written."""
+"""A result -> the ledger: done, held back, refused, or a strike; the batch stops where nothing can be written."""
 
 from __future__ import annotations
 
 from medseg.batch.job import JobResult
 from medseg.batch.ledger import Ledger
 from medseg.batch.observer import Observer
-from medseg.batch.rows import State
+from medseg.batch.rows import ENDED, State
 from medseg.errors import InputError, OutOfMemoryError, StorageError, UnreadableError
 from medseg.files import is_of_the_whole_disk, make_folder
 
@@ -27,14 +27,20 @@ def settle(ledger: Ledger, result: JobResult) -> State | None:
     if error is None:
         try:
             return ledger.finish(result)
-        except StorageError as unwritten:
+        except (StorageError, InputError) as unwritten:
             error = unwritten
     if isinstance(error, StorageError) and _stops_all(ledger, error):
         ledger.requeue([result.key])
         raise error
     if isinstance(error, InputError) and not isinstance(error, OutOfMemoryError | UnreadableError):
-        return ledger.refuse(result.key, error, result.record())
+        return ledger.refuse(result.key, error, result.without_outputs().record())
     return ledger.fail(result.key, error.code, str(error), result.without_outputs().record())
+
+
+def tell_plan(ledger: Ledger, observer: Observer) -> None:
+    """Tell how many studies were planned here, and how many of them have ended before."""
+    summary = ledger.summary(mine=True)
+    observer.planned(sum(summary.values()), sum(summary[state] for state in ENDED))
 
 
 def tell(ledger: Ledger, observer: Observer, key: str, state: State | None) -> None:

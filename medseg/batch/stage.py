@@ -59,7 +59,7 @@ class Stage:
                 self._later(entry[1], entry[2] + 1, known_error(error, f"the process that is to {self.name}"))
         for station in list(self.stations):
             if not station.is_ready and now - station.born > START_LIMIT_S:
-                self.replace(station)
+                self.replace(station, error=self._hangs())
 
     def kill(self) -> None:
         """End all processes."""
@@ -78,7 +78,7 @@ class Stage:
             Its exit status; see `Station.kill`.
 
         Raises:
-            MedsegError: It could not start, and none of this stage ever could, or none is left.
+            MedsegError: It could not start, and each of this stage has tried and none could, or none is left.
         """
         status = station.kill(0 if at_once or error else _DYING_S)
         self.stations.remove(station)
@@ -87,7 +87,7 @@ class Stage:
             self._due.append((0.0, station.build, 0))
             self.tend()
             return status
-        if error and not self._works and not any(other.is_ready for other in self.stations):
+        if error and not self._may_work():
             raise error
         starts = station.starts + 1
         unknown = BugError(
@@ -98,6 +98,19 @@ class Stage:
         )
         self._later(station.build, starts, error or unknown)
         return status
+
+    def _may_work(self) -> bool:
+        """Whether one of this stage has ever worked, or has not yet tried to start."""
+        untried = any(not starts for _, _, starts in self._due)
+        return self._works or untried or any(other.is_ready or not other.starts for other in self.stations)
+
+    def _hangs(self) -> MedsegError:
+        return BugError(
+            f"the process that is to {self.name}",
+            expected=f"a process that starts within {START_LIMIT_S:g} s",
+            found="one that does not",
+            remedy="look for a device or a share that does not answer, or use --in-process",
+        )
 
     def _later(self, build: Build, starts: int, why: MedsegError) -> None:
         """Plan another start of a process that could not start, or leave it out."""

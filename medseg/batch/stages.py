@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
 from medseg.batch.job import Job, JobResult
 from medseg.batch.ledger import Ledger
-from medseg.batch.observer import Observer, StopAsked
-from medseg.batch.options import BatchOptions
+from medseg.batch.observer import StopAsked
+from medseg.batch.options import RunContext
 from medseg.batch.rows import State
 from medseg.batch.scratch import Parked, forget_study
 from medseg.batch.settle import settle, tell
 from medseg.batch.stage import Stage, cause
 from medseg.batch.station import Drawn, Made, Station, Tiles, reading, segmenting, writing
-from medseg.batch.worker import BugError, Crew, Written
+from medseg.batch.worker import BugError, Written, result_from
 from medseg.errors import MedsegError
 from medseg.study import all_findings
 
 MOST_WAITING = 2
-"""Volumes that were read and wait for the network, and label maps that wait to be written."""
+"""Volumes that were read and wait for the network, and label maps that wait to be written, with their images where
+the writer needs these."""
 
 _POLL_S = 0.5
 _OTHERS_S = 2.0
@@ -53,27 +53,15 @@ class Stages:
     Args:
         ledger: With the studies planned.
         jobs: By key, all that the ledger may hand out.
-        crew: How each stage is made.
-        devices: One network worker each.
-        scratch: Folder for volumes between processes.
-        observer: Is told what happens.
-        options: The time limit of a study, which does not count while it waits, and the number of readers.
+        context: What they are done with.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        jobs: Mapping[str, Job],
-        crew: Crew,
-        devices: Sequence[str],
-        scratch: Path,
-        observer: Observer,
-        options: BatchOptions,
-    ) -> None:
-        self._ledger, self._jobs, self._observer, self._scratch = ledger, jobs, observer, scratch
-        self._limit_s = options.time_limit_s
-        self._room = max(MOST_WAITING, len(devices)) - 1
-        networks = [partial(segmenting, crew.network, device, scratch) for device in devices]
+    def __init__(self, ledger: Ledger, jobs: Mapping[str, Job], context: RunContext) -> None:
+        crew, scratch, options = context.crew, context.scratch, context.options
+        self._ledger, self._jobs, self._observer, self._scratch = ledger, jobs, context.observer, scratch
+        self._limit_s, self._needs_images = options.time_limit_s, crew.needs_images
+        self._room = max(MOST_WAITING, len(context.devices)) - 1
+        networks = [partial(segmenting, crew.network, device, scratch) for device in context.devices]
         self._read = Stage("read", [partial(reading, crew.reader, scratch)] * options.readers)
         self._segment = Stage("segment", networks)
         self._write = Stage("write", [partial(writing, crew.writer)] * options.writers)
@@ -182,10 +170,11 @@ class Stages:
             self._segment.waiting.append((flight.job, flight.images))
         elif stage is self._segment:
             flight.drawn = made.value
+            kept = flight.images if self._needs_images else ()
             for image in flight.images:
-                if image:
+                if image and not kept:
                     image.drop()
-            self._write.waiting.append((flight.job, flight.drawn))
+            self._write.waiting.append((flight.job, (kept, flight.drawn)))
         else:
             self._end(_done(flight, made.value))
 
@@ -235,5 +224,4 @@ def _done(flight: _Flight, written: Written) -> JobResult:
     if drawn is None:
         raise BugError("batch", expected="a label map before it is written", found="none", remedy="report it")
     findings = all_findings(flight.images, drawn.parked)
-    done = (written.outputs, written.volumes_ml, findings, flight.timings, drawn.rung, drawn.device)
-    return JobResult(flight.job.key, *done, made=written.made)
+    return result_from(flight.job.key, findings, drawn.hollow, written, flight.timings)

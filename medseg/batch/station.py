@@ -10,18 +10,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medseg.batch.job import Job
 from medseg.batch.scratch import Parked, park, study_folder
-from medseg.batch.worker import Advance, Network, Reader, Segmented, Writer, known_error
+from medseg.batch.worker import Advance, Images, Network, Reader, Segmented, Writer, Written, known_error
 from medseg.errors import InputError, MedsegError, StorageError
-from medseg.labels import LabelMap, LabelSet
+from medseg.volume import Volume
 
 Step = Callable[[Job, Any, Advance], Any]
 Build = Callable[[], Step]
@@ -66,13 +68,19 @@ class Made:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A `Segmented` study whose voxels lie in a file."""
+    """A `Segmented` study whose voxels lie in a file.
+
+    Attributes:
+        parked: The label values.
+        hollow: All else; its label map has one voxel.
+    """
 
     parked: Parked
-    labels: LabelSet
-    rung: str
-    device: str
-    extra: tuple[Path, ...]
+    hollow: Segmented
+
+    def segmented(self) -> Segmented:
+        """Return the study, its label values mapped."""
+        return replace(self.hollow, labels=replace(self.hollow.labels, volume=self.parked.volume()))
 
 
 class Station:
@@ -159,9 +167,10 @@ def segmenting(make: Callable[[str], Network], device: str, scratch: Path) -> St
     network = make(device)
 
     def step(job: Job, given: tuple[Parked | None, ...], advance: Advance) -> Drawn:
-        made = network(job, [parked.volume() if parked else None for parked in given], advance)
+        made = network(job, _mapped(given), advance)
         parked = park(made.labels.volume, study_folder(scratch, job.key) / "labels.raw")
-        return Drawn(parked, made.labels.labels, made.rung, made.device, made.extra)
+        one_voxel = Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4))
+        return Drawn(parked, replace(made, labels=replace(made.labels, volume=one_voxel)))
 
     return step
 
@@ -170,11 +179,15 @@ def writing(make: Callable[[], Writer]) -> Step:
     """Make the third stage."""
     writer = make()
 
-    def step(job: Job, drawn: Drawn, _: Advance) -> Any:
-        labels = LabelMap(drawn.parked.volume(), drawn.labels, drawn.rung)
-        return writer(job, Segmented(labels, drawn.rung, drawn.device, drawn.extra))
+    def step(job: Job, given: tuple[Sequence[Parked | None], Drawn], _: Advance) -> Written:
+        images, drawn = given
+        return writer(job, _mapped(images), drawn.segmented())
 
     return step
+
+
+def _mapped(images: Sequence[Parked | None]) -> Images:
+    return [parked.volume() if parked else None for parked in images]
 
 
 def _serve(connection: Connection[Any, Any], build: Build) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from medseg.batch.job import Job, JobResult, Output
@@ -16,6 +16,7 @@ from medseg.dicom.policy import Policies
 from medseg.dicom.reference import SeriesReference
 from medseg.errors import InputError, MedsegError, OutOfMemoryError, UnreadableError, is_out_of_memory
 from medseg.files import sha256_of
+from medseg.findings import Finding
 from medseg.labels import LabelMap
 from medseg.nifti import case_name, write_nifti
 from medseg.study import all_findings, read_study
@@ -43,12 +44,14 @@ class Segmented:
         rung: How it was made to fit into memory; "" for as planned.
         device: That computed.
         extra: Further files, in the study's scratch folder; named as `LABELS_FILE`, with another ending.
+        probabilities: File of `medseg.inference.probabilities`, in the study's scratch folder; None if not saved.
     """
 
     labels: LabelMap
     rung: str = ""
     device: str = ""
     extra: tuple[Path, ...] = ()
+    probabilities: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,31 @@ class Written:
         outputs: Its files.
         made: Where each lies, until it is moved to its place.
         volumes_ml: Volume of every label, by name.
+        findings: What was odd about the mask, or when its outputs were made.
+        held: Codes of why the outputs are held back for review; empty where they are not.
+        timings_s: Seconds by part of the writing, under names that no stage has.
     """
 
     outputs: tuple[Output, ...]
     made: tuple[Path, ...]
     volumes_ml: Mapping[str, float]
+    findings: tuple[Finding, ...] = ()
+    held: tuple[str, ...] = ()
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+
+
+def outputs_of(files: Iterable[tuple[Path, str]]) -> tuple[tuple[Output, ...], tuple[Path, ...]]:
+    """Measure finished files.
+
+    Args:
+        files: Where each lies, and its place: relative to the output folder, or absolute.
+
+    Returns:
+        The outputs, and where they lie: what `Written` begins with.
+    """
+    listed = list(files)
+    outputs = (Output(place, sha256_of(file), file.stat().st_size) for file, place in listed)
+    return tuple(outputs), tuple(file for file, _ in listed)
 
 
 class Reader(Protocol):
@@ -83,8 +106,11 @@ class Network(Protocol):
 class Writer(Protocol):
     """Third stage: the outputs of a study."""
 
-    def __call__(self, job: Job, made: Segmented) -> Written:
-        """Write; `StorageError` where the disk is full."""
+    def __call__(self, job: Job, images: Images, made: Segmented) -> Written:
+        """Write; `StorageError` where the disk is full, `ProofError` where an output is not what it was made from.
+
+        The images are there where the crew says that they are needed; else the list is empty.
+        """
 
 
 @dataclass(frozen=True)
@@ -129,15 +155,16 @@ class StudyWriter:
 
     scratch: Path
 
-    def __call__(self, job: Job, made: Segmented) -> Written:
+    def __call__(self, job: Job, images: Images, made: Segmented) -> Written:
         """See `Writer`."""
         temporary = study_folder(self.scratch, job.key) / LABELS_FILE
         write_nifti(temporary, made.labels)
-        stem, own = case_name(Path(job.target)), case_name(temporary)
-        files = {temporary: job.target} | {file: stem + file.name.removeprefix(own) for file in made.extra}
-        outputs = tuple(Output(name, sha256_of(file), file.stat().st_size) for file, name in files.items())
+        target, own = PurePosixPath(job.target), case_name(temporary)
+        stem = case_name(Path(job.target))
+        extra = [(file, str(target.with_name(stem + file.name.removeprefix(own)))) for file in made.extra]
         labels = made.labels
-        return Written(outputs, tuple(files), {label.name: labels.volume_ml(label) for label in labels.labels})
+        volumes = {label.name: labels.volume_ml(label) for label in labels.labels}
+        return Written(*outputs_of([(temporary, job.target), *extra]), volumes)
 
 
 @dataclass(frozen=True)
@@ -148,11 +175,13 @@ class Crew:
         reader: Makes the first stage.
         network: Makes the second stage, on a device such as ``cuda:1``.
         writer: Makes the third stage.
+        needs_images: Whether the writer looks at the images; they are kept until a study is written then.
     """
 
     reader: Callable[[], Reader]
     network: Callable[[str], Network]
     writer: Callable[[], Writer]
+    needs_images: bool = False
 
 
 class Worker:
@@ -169,6 +198,7 @@ class Worker:
 
     def __init__(self, crew: Crew, device: str = "auto") -> None:
         self._reader, self._network, self._writer = crew.reader(), crew.network(device), crew.writer()
+        self._needs_images = crew.needs_images
 
     def run(self, job: Job, advance: Advance | None = None) -> JobResult:
         """Segment a study and write its outputs; whatever goes wrong is in the result.
@@ -187,20 +217,29 @@ class Worker:
             made = self._network(job, images, advance)
             timings["segment"] = clock() - start
             start = clock()
-            written = self._writer(job, made)
+            written = self._writer(job, images if self._needs_images else [], made)
             timings["write"] = clock() - start
         except Exception as error:  # noqa: BLE001 - it is recorded against this study, and the next one follows
             return JobResult(job.key, timings_s=timings, error=known_error(error, job.name))
-        return result_from(job.key, images, made, written, timings)
+        return result_from(job.key, all_findings(images, made.labels.volume), made, written, timings)
 
 
 def result_from(
-    key: str, images: Sequence[Volume | None], made: Segmented, written: Written, timings: Mapping[str, float]
+    key: str, findings: Sequence[Finding], made: Segmented, written: Written, timings: Mapping[str, float]
 ) -> JobResult:
-    """Put together what the three stages say of a study that is done."""
-    findings = all_findings(images, made.labels.volume)
-    done = (written.outputs, written.volumes_ml, findings, dict(timings), made.rung, made.device)
-    return JobResult(key, *done, made=written.made)
+    """Put together what the three stages say of a study that is done.
+
+    Args:
+        key: Of the job.
+        findings: What was odd about the images and how they were segmented.
+        made: By the network.
+        written: By the writer.
+        timings: Seconds by stage.
+    """
+    found = tuple(dict.fromkeys([*findings, *written.findings]))
+    seconds = {**written.timings_s, **timings}
+    done = (written.outputs, written.volumes_ml, found, seconds, made.rung, made.device)
+    return JobResult(key, *done, made=written.made, held=written.held)
 
 
 def _unread(job: Job, error: InputError) -> str | None:

@@ -15,6 +15,7 @@ from rich.markup import escape
 from medseg import __version__
 from medseg.cli import (
     batch,
+    check,
     dataset,
     demo,
     dicom,
@@ -53,6 +54,7 @@ app.command("select")(select.select)
 app.command("plan")(plan.plan)
 app.command("segment")(segment.segment)
 app.add_typer(batch.app, name="batch")
+app.command("check")(check.check)
 app.command("evaluate")(evaluate.evaluate)
 app.command("overlay")(overlay.overlay)
 app.command("report")(report.report)

@@ -30,7 +30,7 @@ def status(
     output: _Output,
     as_json: Annotated[bool, typer.Option("--json", help="Every study, for programs.")] = False,
 ) -> None:
-    """Show how many studies are done, planned, refused or quarantined, and why; also while the batch runs.
+    """Show how many studies are done, planned, held back, refused or quarantined, and why; also while it runs.
 
     Example: [bold]medseg batch status masks[/bold]
     """
@@ -51,16 +51,22 @@ def retry(
     quarantined: Annotated[
         bool, typer.Option("--quarantined", help="Quarantined studies alone, and not those that were refused.")
     ] = False,
+    held: Annotated[
+        bool, typer.Option("--held", help="Studies that are held back for review, and not those that were refused.")
+    ] = False,
     plan_only: Annotated[bool, typer.Option("--plan", help="Plan them alone; do not run the batch.")] = False,
 ) -> None:
     """Try again what was refused, failed or quarantined: with the batch's own command, which the ledger keeps.
+
+    What is held back for review is tried again with --held alone.
 
     Example: [bold]medseg batch retry masks[/bold]
     """
     from medseg.batch.rows import PROBLEMS, State
 
+    chosen = [*[State.QUARANTINED] * quarantined, *[State.HELD] * held]
     with _opened(output) as ledger:
-        count = ledger.retry([State.QUARANTINED] if quarantined else PROBLEMS)
+        count = ledger.retry(chosen or PROBLEMS)
         command = ledger.note(COMMAND_NOTE)
     console.print(f"{count} studies planned again", highlight=False)
     if plan_only or not count:

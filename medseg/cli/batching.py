@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from medseg.batch.job import Job
     from medseg.batch.ledger import Ledger
     from medseg.batch.rows import Row
+    from medseg.batch.worker import Crew
     from medseg.dicom.policy import Policies
     from medseg.loading import InferenceOptions
+    from medseg.recipe import Recipe
     from medseg.study import Study
 
 USUAL_RETRIES = 2
@@ -77,7 +80,7 @@ class Batch:
     """A batch as it was asked for.
 
     Attributes:
-        model: The package.
+        model: The package; or a recipe from `medseg.recipe.packages.find_models`, all of whose outputs are written.
         output: The folder.
         options: How the model is run.
         policies: What to do about irregular DICOM series.
@@ -87,7 +90,7 @@ class Batch:
         cluster: Address of a Ray cluster to run on; None for this machine.
     """
 
-    model: Path
+    model: Path | Recipe
     output: Path
     options: InferenceOptions
     policies: Policies
@@ -115,17 +118,14 @@ class Batch:
         Raises:
             MedsegError: The batch cannot go on: the disk is full, the model cannot be loaded.
         """
-        from medseg.batch.job import job_of
         from medseg.batch.ledger import Ledger
-        from medseg.batch.network import model_hash, settings_hash
         from medseg.batch.run import plan_batch
         from medseg.batch.scratch import scratch_folder
         from medseg.environment import environment
 
-        hashes = model_hash(self.model), settings_hash(self.options, self.policies)
         strikes, is_known = self.retries + 1, has_ledger(self.output)
-        with Ledger(self.output, *hashes, strikes=strikes) as ledger, scratch_folder(self.output) as scratch:
-            jobs = plan_batch(ledger, map(job_of, self._checked(studies)), again=again)
+        with Ledger(self.output, *self.hashes, strikes=strikes) as ledger, scratch_folder(self.output) as scratch:
+            jobs = plan_batch(ledger, self._jobs(studies), again=again)
             found()
             ledger.note(COMMAND_NOTE, _plain(params))
             ledger.note(ENVIRONMENT_NOTE, environment())
@@ -139,16 +139,13 @@ class Batch:
 
     def _work(self, ledger: Ledger, jobs: dict[str, Job], scratch: Path, *, is_known: bool) -> int:
         from medseg.batch.network import devices_for
-        from medseg.batch.node import study_crew
-        from medseg.batch.options import BatchOptions
+        from medseg.batch.options import BatchOptions, RunContext
         from medseg.batch.run import StopBatch, run_batch
 
         devices = [] if self.cluster else devices_for(self.options.device)
         is_small = len(jobs) < FEW and not (is_known or self.time_limit_s)
         here = is_small if self.in_process is None else self.in_process
-        crew = study_crew(
-            self.model.absolute(), self.options, self.policies, scratch.absolute(), sharers=len(devices)
-        )
+        crew = self.crew_maker(self.options)(scratch.absolute(), sharers=len(devices))
         several = (len(devices) + 1) // 2 or 1
         options = BatchOptions(self.time_limit_s, here, readers=several, writers=several)
         with progress_bar() as progress:
@@ -156,18 +153,48 @@ class Batch:
                 if self.cluster:
                     work_on_cluster(self, ledger, jobs, scratch, BatchView(progress))
                     return exit_status(ledger.rows(mine=True))
-                run_batch(ledger, jobs, crew, devices, scratch.absolute(), BatchView(progress), options)
+                context = RunContext(crew, devices, scratch.absolute(), BatchView(progress), options)
+                run_batch(ledger, jobs, context)
             except StopBatch as stop:
                 errors.print(f"stopped by {stop.signal.name}: the same command goes on", highlight=False)
                 return INTERRUPTED
         return exit_status(ledger.rows(mine=True))
 
-    def _checked(self, studies: Iterable[Study]) -> Iterable[Study]:
+    @cached_property
+    def hashes(self) -> tuple[str, str]:
+        """Of the model, or of a recipe's models; and of what else changes what is made of a study."""
+        from medseg.batch.network import settings_hash
+        from medseg.packages import model_hash
+        from medseg.recipe.packages import models_hash
+
+        if isinstance(self.model, Path):
+            return model_hash(self.model), settings_hash(self.options, self.policies)
+        return models_hash(self.model), settings_hash(self.options, self.policies, self.model)
+
+    def crew_maker(self, options: InferenceOptions) -> Callable[..., Crew]:
+        """Return what makes reader, network and writer, given a scratch folder; other machines may be sent it."""
+        from medseg.batch.node import study_crew
+        from medseg.batch.opening import open_pipeline
+        from medseg.batch.pipeline import PipelineWriter
+
+        if isinstance(self.model, Path):
+            return partial(study_crew, self.model.absolute(), options, self.policies)
+        pipeline = open_pipeline(self.model, self.policies, self.hashes[1].partition(":")[0])
+        writer = partial(PipelineWriter, pipeline)
+        return partial(study_crew, self.model, options, self.policies, writer=writer, needs_images=True)
+
+    def _jobs(self, studies: Iterable[Study]) -> Iterator[Job]:
+        """Yield the job of each study; none may write over an input."""
         from medseg.batch.direct import check_outputs
+        from medseg.batch.job import case_folder, job_of
+        from medseg.batch.pipeline import checked_study
 
         for study in studies:
-            check_outputs([study], self.output)
-            yield study
+            if isinstance(self.model, Path):
+                check_outputs([study], self.output)
+                yield job_of(study)
+            else:
+                yield job_of(checked_study(study, self.model, self.output), case_folder)
 
 
 def has_ledger(output: Path) -> bool:
@@ -176,12 +203,11 @@ def has_ledger(output: Path) -> bool:
 
 
 def exit_status(rows: Iterable[Row]) -> int:
-    """Return the exit status of a batch: 0 all done, 3 some, 5 none."""
+    """Return the exit status of a batch: 0 all done, 3 some, or some held back, 5 none."""
     states = [row.state.value for row in rows]
-    done = states.count("done")
-    if done == len(states):
+    if states.count("done") == len(states):
         return 0
-    return SOME_FAILED if done else NOTHING_DONE
+    return SOME_FAILED if {"done", "held"} & set(states) else NOTHING_DONE
 
 
 def conclude(ledger: Ledger, output: Path, seconds: float) -> None:
@@ -197,8 +223,10 @@ def conclude(ledger: Ledger, output: Path, seconds: float) -> None:
     page = BatchPage(records, ledger.note(ENVIRONMENT_NOTE) or {}, seconds)
     path = write_batch_report(output, page)
     print_summary(rows)
-    done = sum(row.state.value == "done" for row in rows)
-    console.print(f"{done} of {len(rows)} segmented: {escape(str(output))}", highlight=False, soft_wrap=True)
+    states = [row.state.value for row in rows]
+    held = f", {states.count('held')} held back for review" if "held" in states else ""
+    done = f"{states.count('done')} of {len(rows)} segmented{held}: {escape(str(output))}"
+    console.print(done, highlight=False, soft_wrap=True)
     console.print(f"report: {escape(str(path))}", highlight=False, soft_wrap=True)
 
 
@@ -211,8 +239,8 @@ def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
     kept = {name: plain(value) for name, value in params.items()}
-    recipe = kept.get("recipe")
-    return kept | ({"recipe": str(Path(recipe).absolute())} if recipe and Path(recipe).is_file() else {})
+    named = {name: kept[name] for name in ("recipe", "pipeline") if kept.get(name)}
+    return kept | {name: str(Path(value).absolute()) for name, value in named.items() if Path(value).is_file()}
 
 
 def restored(params: Mapping[str, Any]) -> dict[str, Any]:

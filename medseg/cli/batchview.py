@@ -47,7 +47,7 @@ class BatchView:
         self._studies = progress.add_task("studies", total=None, note="")
         self._tiles = progress.add_task("tiles", total=None, note="")
         self._start = time.monotonic()
-        self._ended = self._problems = 0
+        self._ended = self._problems = self._held = 0
 
     def planned(self, total: int, ended: int) -> None:
         """See `medseg.batch.observer.Observer`."""
@@ -62,20 +62,28 @@ class BatchView:
         """See `medseg.batch.observer.Observer`."""
         self._ended += 1
         if row.code:
-            self._problems += 1
+            is_held = row.state.value == "held"
+            self._held, self._problems = self._held + is_held, self._problems + (not is_held)
             errors.print(problem_line(row), highlight=False, soft_wrap=True)
         per_hour = self._ended / max(time.monotonic() - self._start, 1e-3) * _HOUR_S
-        self._progress.update(self._studies, advance=1, note=f"{per_hour:.0f}/h, {self._problems} failed")
+        held = f", {self._held} held" if self._held else ""
+        self._progress.update(self._studies, advance=1, note=f"{per_hour:.0f}/h, {self._problems} failed{held}")
 
 
 def problem_line(row: Row) -> str:
-    """Return one line that names a study, and why it has no label map."""
+    """Return one line that names a study, and why it has no label map or is held back."""
     place = "" if row.source in row.message or row.name in row.message else f"{row.source}: "
-    return f"[red]{row.state.value}[/red] {escape(f'[{row.code}] {place}{row.message}')}"
+    colour = "yellow" if row.state.value == "held" else "red"
+    return f"[{colour}]{row.state.value}[/{colour}] {escape(f'[{row.code}] {place}{row.message}')}"
 
 
 def print_summary(rows: Iterable[Row], *, with_problems: bool = False) -> None:
-    """Print how many studies there are of each state, what was odd about them, and the problems one a line."""
+    """Print how many studies there are of each state, what was odd about them, and the problems one a line.
+
+    Args:
+        rows: The studies.
+        with_problems: All of them; else those of studies that were never begun, as the others were told already.
+    """
     found = list(rows)
     table = Table("state")
     table.add_column("studies", justify="right")
@@ -83,8 +91,8 @@ def print_summary(rows: Iterable[Row], *, with_problems: bool = False) -> None:
         table.add_row(state, str(sum(row.state.value == state for row in found)))
     console.print(table)
     _print_lines(f"{row.name}: {finding}" for row in found if row.result for finding in row.result.findings)
-    if with_problems:
-        _print_lines((problem_line(row) for row in found if row.code), is_markup=True)
+    told = [row for row in found if row.code and (with_problems or not row.attempts)]
+    _print_lines(map(problem_line, told), is_markup=True)
 
 
 def _print_lines(lines: Iterable[str], *, is_markup: bool = False) -> None:

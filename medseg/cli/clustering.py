@@ -39,14 +39,16 @@ def work_on_cluster(batch: Batch, ledger: Ledger, jobs: dict[str, Job], scratch:
         MedsegError: The batch cannot go on.
     """
     from dataclasses import replace
-    from functools import partial
 
     from medseg.batch.cluster import ClusterOptions, run_on_cluster
-    from medseg.batch.network import model_hash
-    from medseg.batch.node import Order, study_crew
+    from medseg.batch.node import Order
+    from medseg.packages import model_hash
 
-    model, first = batch.model.absolute(), batch.options.roi_from
+    first = batch.options.roi_from
     options = replace(batch.options, roi_from=first.absolute() if first else None)
-    order = Order(partial(study_crew, model, options, batch.policies), model, model_hash(model), scratch.absolute())
+    of_recipe = () if isinstance(batch.model, Path) else batch.model.models
+    models = [batch.model.absolute()] if isinstance(batch.model, Path) else [Path(m.path) for m in of_recipe]
+    hashes = tuple((model, model_hash(model)) for model in models)
+    order = Order(batch.crew_maker(options), hashes, scratch.absolute())
     how = ClusterOptions(batch.cluster or "auto", options.device, batch.time_limit_s)
     run_on_cluster(ledger, jobs, order, batch.output.absolute(), observer, how)

@@ -14,6 +14,7 @@ from medseg.cli.console import console
 
 if TYPE_CHECKING:
     from medseg.inference.preflight import Preflight
+    from medseg.merged import MergedSegmenter
     from medseg.segmenter import Segmenter
     from medseg.study import Study
 
@@ -44,7 +45,9 @@ _SCALES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _HOUR_S = 3600
 
 
-def print_dry_run(segmenter: Segmenter, studies: Iterable[Study], *, probabilities: bool = False) -> None:
+def print_dry_run(
+    segmenter: Segmenter | MergedSegmenter, studies: Iterable[Study], *, probabilities: bool = False
+) -> None:
     """Print, of each study, its grids, tiles, bytes and seconds, and whether it fits.
 
     Args:

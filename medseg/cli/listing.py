@@ -42,7 +42,7 @@ def list_shipped(
     if Kind.MANIFESTS in wanted:
         _print_shelf(Shelf.MANIFESTS, "data manifests: data.manifest in a config, medseg dataset show NAME")
     if Kind.PIPELINES in wanted:
-        _print_shelf(Shelf.PIPELINES, "pipelines: medseg dicom plan, medseg segment --recipe NAME")
+        _print_shelf(Shelf.PIPELINES, "pipelines: medseg segment --pipeline NAME; medseg dicom plan --recipe NAME")
     if Kind.NETWORKS in wanted:
         from medseg.networks import NETWORKS
 

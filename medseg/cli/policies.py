@@ -58,4 +58,4 @@ def rules_and_policies(recipe: str | None, **given: str | None) -> tuple[SeriesR
     loaded = load_recipe(recipe) if recipe else None
     base = loaded.on if loaded else Policies()
     policies = Policies.model_validate(base.model_dump() | {name: value for name, value in given.items() if value})
-    return loaded.series if loaded else None, policies
+    return loaded.select if loaded else None, policies

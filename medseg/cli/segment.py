@@ -1,15 +1,13 @@
-"""``medseg segment``: a model and images -> label maps on the images' own grids."""
+"""``medseg segment``: images and a model, or a pipeline -> label maps and whatever else is made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from medseg.cli.batching import (
     FEW,
@@ -24,8 +22,16 @@ from medseg.cli.batching import (
 )
 from medseg.cli.batchview import ScanBar
 from medseg.cli.clustering import ClusterAddress
-from medseg.cli.console import console, errors, progress_bar
 from medseg.cli.dryrun import DryRun, Memory, RoiFrom, RoiLabels, RoiMargin, SkipAir, print_dry_run
+from medseg.cli.few import segment_few
+from medseg.cli.pipelines import (
+    OutputKinds,
+    PerOrgan,
+    PipelineName,
+    SaveProbabilities,
+    asked_recipe,
+    package_of,
+)
 from medseg.cli.policies import (
     OnDamaged,
     OnDuplicate,
@@ -37,14 +43,12 @@ from medseg.cli.policies import (
     rules_and_policies,
 )
 from medseg.cli.train import parse_time
-from medseg.errors import NOTHING_DONE, SOME_FAILED, MedsegError, UsageError
+from medseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from medseg.batch.direct import Outcome
     from medseg.loading import InferenceOptions
+    from medseg.recipe import Recipe
     from medseg.study import Study
-
-_MOST_TABLES = 3
 
 
 def segment(
@@ -58,10 +62,15 @@ def segment(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[Path, typer.Option("--model", "-m", help="Model package, or the run folder that holds it.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the label maps; a .nii.gz file for one input.")
+        Path, typer.Option("--output", "-o", help="Folder of what is written; a .nii.gz file for one input.")
     ],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Model package, or the run folder that holds it.")
+    ] = None,
+    pipeline: PipelineName = None,
+    outputs: OutputKinds = None,
+    per_organ: PerOrgan = False,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", help="Rules that choose DICOM series: a YAML file, or a shipped name."),
@@ -79,13 +88,7 @@ def segment(
     roi_from: RoiFrom = None,
     roi_labels: RoiLabels = None,
     roi_margin: RoiMargin = 20.0,
-    save_probabilities: Annotated[
-        bool,
-        typer.Option(
-            "--save-probabilities",
-            help="Of every class, float16 on the image's own grid: NAME.probabilities.h5 beside the label map.",
-        ),
-    ] = False,
+    save_probabilities: SaveProbabilities = False,
     dry_run: DryRun = False,
     from_file: FromFile = None,
     resume: Resume = True,
@@ -103,6 +106,9 @@ def segment(
 ) -> None:
     """Segment images by sliding window; each label map lies on its image's own grid.
 
+    --outputs adds DICOM objects, pictures and reports, a folder a study: each is read back and compared with the
+    mask before it is released. --pipeline takes all of this from a file; see medseg check.
+
     One bad input does not stop the others: the exit status is 3 when some were refused, 5 when all were.
 
     Of DICOM the one series a study is taken that is of the model's modality; where several are, a recipe chooses.
@@ -111,11 +117,14 @@ def segment(
     where it was interrupted, however it was. See medseg batch status OUTPUT, and OUTPUT/batch.html at the end.
 
     Example: [bold]medseg segment --model runs/liver CT_FOLDER scan.nii.gz -o masks[/bold]
+
+    Example: [bold]medseg segment -m runs/liver CT_FOLDER -o masks --outputs nifti,seg,rtstruct,report[/bold]
+
+    Example: [bold]medseg segment --pipeline ct_torso_demo STUDIES -o masks[/bold]
     """
     from medseg.batch.find import given_inputs, iterate_studies
     from medseg.files import make_folder
     from medseg.loading import InferenceOptions
-    from medseg.model import load_package
     from medseg.nifti import is_nifti
 
     if overlap is not None and not 0 <= overlap <= 0.9:
@@ -131,8 +140,9 @@ def segment(
         roi_margin_mm=roi_margin,
         save_probabilities=save_probabilities,
     )
+    asked = asked_recipe(model, pipeline, recipe, outputs, per_organ=per_organ, probabilities=save_probabilities)
     rules, policies = rules_and_policies(
-        recipe,
+        pipeline or recipe,
         gantry_tilt=on_tilt,
         irregular=on_irregular,
         missing_slice=on_missing_slice,
@@ -143,103 +153,52 @@ def segment(
     )
     scanned = ScanBar()
     paths = given_inputs(inputs or (), from_file)
-    studies = iterate_studies(paths, load_package(model), rules, policies, progress=scanned)
+    rules = asked.rules if asked else rules
+    studies = iterate_studies(paths, package_of(model, asked), rules, policies, progress=scanned)
     if dry_run:
-        _dry_run(model, options, studies)
+        _dry_run(model, asked, options, studies)
         return
+    if asked and is_nifti(output):
+        raise _not_one_file()
     make_folder(output.parent if is_nifti(output) else output)
-    if cluster and (is_nifti(output) or in_process is not None):
-        raise _not_with_cluster()
     limit_s = parse_time(time_limit, "--time-limit") if time_limit else None
     is_watched = limit_s is not None or in_process is False or retries != USUAL_RETRIES
-    if (limit_s and in_process) or (is_watched and is_nifti(output)):
-        raise _not_watched()
+    _check_processes(is_nifti(output), cluster, limit_s, in_process, is_watched=is_watched)
     first = list(islice(studies, FEW))
-    is_batch = from_file or cluster or is_watched or has_ledger(output)
-    if is_nifti(output) or (len(first) < FEW and not is_batch):
+    is_batch = asked or from_file or cluster or is_watched or has_ledger(output)
+    if model and (is_nifti(output) or (len(first) < FEW and not is_batch)):
         few = [*first, *studies]
         scanned.stop()
-        raise typer.Exit(_segment_few(model, options, few, output))
-    batch = Batch(model, output, options, policies, retries, limit_s, in_process, cluster)
+        raise typer.Exit(segment_few(model, options, few, output))
+    batch = Batch(asked or model or Path(), output, options, policies, retries, limit_s, in_process, cluster)
     raise typer.Exit(batch.run(chain(first, studies), ctx.params, again=not resume, found=scanned.stop))
 
 
-def _not_with_cluster() -> UsageError:
-    return UsageError(
-        "--cluster",
-        expected="a folder as -o, and neither --in-process nor --processes",
-        found="one of these",
-        remedy="leave it out",
-    )
-
-
-def _not_watched() -> UsageError:
-    return UsageError(
-        "--time-limit, --retries, --processes",
-        expected="a folder as -o, and with --time-limit no --in-process",
-        found="something else",
-        remedy="leave one of them out: only another process can end a study that takes too long",
-    )
-
-
-def _dry_run(model: Path, options: InferenceOptions, studies: Iterable[Study]) -> None:
-    from medseg.loading import load_segmenter
-
-    print_dry_run(load_segmenter(model, options), studies, probabilities=options.save_probabilities)
-
-
-def _segment_few(model: Path, options: InferenceOptions, studies: Sequence[Study], output: Path) -> int:
-    """Segment studies one after the other, without a ledger; return the exit status."""
-    from medseg.batch.direct import segment_all
-    from medseg.loading import load_segmenter
-
-    segmenter = load_segmenter(model, options)
-    with progress_bar() as progress:
-        overall = progress.add_task("studies", total=len(studies), note="")
-        tiles = progress.add_task("tiles", total=None, note="")
-
-        def finished(outcome: Outcome) -> None:
-            progress.advance(overall)
-            if outcome.error:
-                errors.print(refusal(outcome.study.source, outcome.error), highlight=False, soft_wrap=True)
-
-        outcomes = segment_all(
-            segmenter,
-            studies,
-            output,
-            tiles=lambda done, total: progress.update(tiles, completed=done, total=total),
-            finished=finished,
-            save_probabilities=options.save_probabilities,
+def _check_processes(
+    is_file: bool, cluster: str | None, limit_s: float | None, in_process: bool | None, *, is_watched: bool
+) -> None:
+    """Refuse options of processes that contradict one another, or that one output file cannot have."""
+    if cluster and (is_file or in_process is not None):
+        expected = "a folder as -o, and neither --in-process nor --processes"
+        raise UsageError("--cluster", expected=expected, found="one of these", remedy="leave it out")
+    if (limit_s and in_process) or (is_watched and is_file):
+        raise UsageError(
+            "--time-limit, --retries, --processes",
+            expected="a folder as -o, and with --time-limit no --in-process",
+            found="something else",
+            remedy="leave one of them out: only another process can end a study that takes too long",
         )
-    print_outcomes(outcomes)
-    problems = [outcome.error for outcome in outcomes if outcome.error]
-    if len(problems) < len(outcomes):
-        return SOME_FAILED if problems else 0
-    return problems[0].exit_status if len(problems) == 1 else NOTHING_DONE
 
 
-def refusal(source: Path, error: MedsegError) -> str:
-    """Return one line that names an input, and why it was refused."""
-    text = str(error)
-    place = "" if str(source) in text else f"{source}: "
-    return f"[red]refused[/red] {escape(f'[{error.code}] {place}{text}')}"
+def _not_one_file() -> UsageError:
+    expected, found = "a folder, as several files are made of a study", "the name of one file"
+    return UsageError("-o", expected=expected, found=found, remedy="name a folder")
 
 
-def print_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Print the volumes of the first label maps, and what was odd about every input."""
-    from medseg.labels import AS_PLANNED
+def _dry_run(
+    model: Path | None, recipe: Recipe | None, options: InferenceOptions, studies: Iterable[Study]
+) -> None:
+    from medseg.batch.network import load_drawing
 
-    done = [outcome.segmentation for outcome in outcomes if outcome.segmentation]
-    for result in done[:_MOST_TABLES]:
-        table = Table("label", title=escape(result.output.name))
-        table.add_column("volume ml", justify="right")
-        for name, volume in result.volumes_ml.items():
-            table.add_row(escape(name), f"{volume:.1f}" if volume else "[dim]absent[/dim]")
-        console.print(table)
-    for result in done:
-        if result.rung != AS_PLANNED:
-            console.print(f"{escape(result.output.name)}: to fit into memory: {result.rung}", soft_wrap=True)
-        for finding in result.findings:
-            console.print(f"{escape(result.output.name)}: {escape(str(finding))}", soft_wrap=True)
-    where = escape(str(done[0].output if len(outcomes) == 1 else done[0].output.parent)) if done else "nothing"
-    console.print(f"{len(done)} of {len(outcomes)} segmented: {where}", highlight=False, soft_wrap=True)
+    saves = options.save_probabilities or (recipe is not None and recipe.needs_probabilities)
+    print_dry_run(load_drawing(recipe or model or Path(), options), studies, probabilities=saves)

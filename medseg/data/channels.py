@@ -1,12 +1,10 @@
-"""Channels that some cases lack: which are there, the flags that a network sees of them, and dropping them."""
+"""Channels that some cases lack: which are there, and dropping them. Nothing here needs torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from medseg.data.manifest import Case
 from medseg.errors import InputError, ManifestError, UsageError, listed
@@ -67,21 +65,6 @@ def require_every_channel(present: Sequence[Sequence[bool]]) -> None:
                 found=f"none of {len(present)} has channel {channel}",
                 remedy="choose another fold, or leave the channel out of the manifest",
             )
-
-
-def with_flags(image: Tensor, present: Tensor) -> Tensor:
-    """Set missing channels to 0 and append one constant channel for each: 1 where it is present, 0 where not.
-
-    Args:
-        image: (B, C, *spatial), or (B, C x slices, i, j) from `medseg.networks.slices.stack_slices`.
-        present: (B, C), true or 1 for a channel that is there.
-
-    Returns:
-        (B, 2 C, *spatial), or (B, 2 C x slices, i, j).
-    """
-    flags = present.to(image).repeat_interleave(image.shape[1] // present.shape[1], dim=1)
-    flags = flags.view(*flags.shape, *[1] * (image.ndim - 2)).expand_as(image)
-    return torch.cat((torch.where(flags > 0, image, 0), flags), dim=1)
 
 
 def drop_channels(present: Sequence[bool], share: float, rng: np.random.Generator) -> tuple[bool, ...]:

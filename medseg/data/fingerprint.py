@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.data.channels import require_every_channel
+from medseg.data.label_statistics import LabelStatistics, MeasuredLabel, measure_labels, summarize_labels
 from medseg.errors import InputError
 from medseg.volume import Volume
 
@@ -46,7 +47,7 @@ class IntensityStatistics(BaseModel):
 class Fingerprint(BaseModel):
     """Measurements of a set of cases, axes in RAS order.
 
-    Packages of earlier versions lack the fields with a default; there zeros mean "not measured".
+    Packages of earlier versions lack the fields with a default; there zeros and empty ones mean "not measured".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,6 +75,19 @@ class Fingerprint(BaseModel):
     label_values: tuple[int, ...] = Field(
         default=(), description="Values above 0 that occur in at least one case, in ascending order."
     )
+    labels: dict[str, LabelStatistics] = Field(
+        default_factory=dict, description="By name: how large each label is, and in how many cases it occurs."
+    )
+    modalities: tuple[str, ...] = Field(default=(), description="DICOM modality of each channel.")
+    is_stored_order: bool = Field(
+        default=False, description="Whether axes are those of the files, whatever way they lie, instead of RAS."
+    )
+
+    def renamed(self, names: Mapping[str, str]) -> Fingerprint:
+        """Return the same with labels under other names: {name: new name}; others keep theirs."""
+        return self.model_copy(
+            update={"labels": {names.get(name, name): found for name, found in self.labels.items()}}
+        )
 
     def along(self, axes: Sequence[int]) -> Fingerprint:
         """Return the same with its axes in another order: the present one of each new one."""
@@ -84,7 +98,8 @@ class Fingerprint(BaseModel):
 class CaseMeasurement(BaseModel):
     """What one case contributes: its spacing and size along R, A, S, its labels, a sample of its foreground.
 
-    `shape`, `kept_by_crop` and `label_values` are those of `Fingerprint`, for one case. `samples` are values of
+    `shape`, `kept_by_crop` and `label_values` are those of `Fingerprint`, for one case. `labels` has one entry for
+    each of `label_values`. `samples` are values of
     the foreground, an array a channel; empty where the channel is missing or the case has no foreground. In the
     latter case, and only then, `everywhere` has values of all voxels.
     """
@@ -96,6 +111,7 @@ class CaseMeasurement(BaseModel):
     shape: Shape
     kept_by_crop: float
     label_values: tuple[int, ...]
+    labels: tuple[MeasuredLabel, ...]
     samples: tuple[NDArray[np.float32], ...]
     everywhere: tuple[NDArray[np.float32], ...]
 
@@ -120,28 +136,36 @@ def measure_case(
     grid = label.grid
     values = label.array.reshape(-1, order="F")
     foreground = np.flatnonzero(values if ignore_value is None else (values != 0) & (values != ignore_value))
-    present = np.unique(values[foreground])
     anywhere = _some(0 if foreground.size else grid.voxel_count, seed)
     foreground = foreground[_some(foreground.size, seed)]
     extent = [size * spacing for size, spacing in zip(grid.shape, grid.spacing_mm, strict=True)]
     box = _nonzero_box(given)
+    labels = measure_labels(label, ignore_value)
     right, front, up = in_ras(grid.orientation, box)
     return CaseMeasurement(
         spacing_mm=in_ras(grid.orientation, grid.spacing_mm),
         extent_mm=in_ras(grid.orientation, extent),
         shape=(int(right), int(front), int(up)),
         kept_by_crop=math.prod(box) / grid.voxel_count,
-        label_values=tuple(int(value) for value in present if value > 0),
+        label_values=tuple(measured.value for measured in labels),
+        labels=labels,
         samples=tuple(_sample(image, foreground) for image in images),
         everywhere=tuple(_sample(image, anywhere) for image in images),
     )
 
 
-def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
+def summarize(
+    measurements: Sequence[CaseMeasurement],
+    *,
+    names: Mapping[int, str] | None = None,
+    modalities: Sequence[str] = (),
+) -> Fingerprint:
     """Pool the measurements of all cases.
 
     Args:
         measurements: At least one.
+        names: {value: name} of the labels to keep statistics of.
+        modalities: DICOM modality of each channel, where they are known.
 
     Raises:
         ManifestError: None of them has one of the channels.
@@ -164,6 +188,8 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
         median_cropped_extent_mm=_triple(np.median(spacing * [m.shape for m in measurements], axis=0)),
         kept_by_crop=float(np.median([m.kept_by_crop for m in measurements])),
         label_values=tuple(sorted({value for m in measurements for value in m.label_values})),
+        labels=summarize_labels([m.labels for m in measurements], names or {}),
+        modalities=tuple(modalities),
     )
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from medseg.data.augment import Augmentation, Draw, augment, draw
-from medseg.data.channels import with_flags
 from medseg.data.coarse import with_masks
+from medseg.data.flags import with_flags
 from medseg.data.sampler import PatchSampler
 from medseg.networks.slices import stack_slices
 

@@ -18,7 +18,7 @@ from medseg.errors import InputError
 from medseg.files import atomic_path
 from medseg.threads import map_threads
 
-_LAYOUT_VERSION = 2
+_LAYOUT_VERSION = 3
 _SAMPLES = ("samples", "everywhere")  # the fields that are arrays, one a channel
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 

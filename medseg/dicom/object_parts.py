@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -49,7 +50,7 @@ def start_object(sop_class_uid: str, identity: Identity, options: ObjectOptions,
     source = identity.origin.datasets[0]
     for keyword in _PATIENT_AND_STUDY:
         if keyword in source:
-            dataset[keyword] = source[keyword]
+            dataset[keyword] = deepcopy(source[keyword])  # an element of its own: setting it leaves the source
     dataset.SOPClassUID = sop_class_uid
     dataset.SOPInstanceUID = identity.instance_uid(number)
     dataset.InstanceNumber = number

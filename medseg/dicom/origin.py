@@ -18,8 +18,9 @@ from medseg.dicom.planes import own_affine
 from medseg.dicom.quiet import PYDICOM_ERRORS, quiet_pydicom
 from medseg.dicom.refusal import refusal
 from medseg.dicom.stack import Stack
+from medseg.errors import InputError, listed
 from medseg.findings import FindingCode
-from medseg.labels import LabelMap
+from medseg.labels import BACKGROUND, LabelMap
 from medseg.volume import Grid, require_same_grid
 
 _MOST_HEADER_BYTES = 1 << 28
@@ -97,8 +98,10 @@ class Origin:
 
         Raises:
             GridError: The label map lies on another grid.
+            InputError: It holds a value that its labels do not name.
         """
         require_same_grid(self.grid, labels.grid, owner=self.where, where=labels.volume.source or "label map")
+        require_known_values(labels)
         if self.stack.is_plain:
             return labels.array
         return labels.array[:, :, np.rint(self.stack.places).astype(np.intp)]
@@ -119,9 +122,31 @@ def read_origin(stack: Stack) -> Origin:
             expected = "StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID in every file"
             raise refusal(where, FindingCode.SERIES_UID_MISSING, expected, "a file without one of them", _REMEDY)
     with quiet_pydicom():
-        datasets = tuple(_completed(_load(header, where)) for header in headers.values())
+        datasets = tuple(_completed(_load(header, where), header) for header in headers.values())
     files = np.array([numbers[id(frame.header)] for frame in stack.frames], dtype=np.intp)
     return Origin(stack, datasets, files)
+
+
+def require_known_values(labels: LabelMap) -> None:
+    """Refuse a label map with values that its labels do not name: nobody could say what they are.
+
+    Raises:
+        InputError: There is such a value.
+    """
+    known = (BACKGROUND, *labels.labels.indices)
+    strange: set[int] = set()
+    for k in range(labels.array.shape[2]):  # slice by slice: no copy of the whole
+        plane = labels.array[:, :, k].T
+        strange.update(plane[np.isin(plane, known, invert=True)].tolist())
+    if not strange:
+        return
+    names = listed([f"{label.index} ({label.name})" for label in labels.labels])
+    raise InputError(
+        labels.volume.source or "label map",
+        expected=f"values that the labels name: {BACKGROUND}, {names}",
+        found=f"value(s) {listed([str(value) for value in sorted(strange)])}",
+        remedy="name them in the labels, or correct the mask",
+    )
 
 
 def _load(header: Header, where: str) -> Dataset:
@@ -139,8 +164,10 @@ def _load(header: Header, where: str) -> Dataset:
         raise refusal(where, FindingCode.UNREADABLE_FILE, expected, found, "run the command again") from error
 
 
-def _completed(dataset: Dataset) -> Dataset:
-    """Add what must be there and may be empty; nothing is invented."""
+def _completed(dataset: Dataset, header: Header) -> Dataset:
+    """Add what must be there and may be empty, and a UID that only the file meta information has."""
+    if not dataset.get("SOPInstanceUID"):
+        dataset.SOPInstanceUID = header.sop_instance_uid
     for keyword in _TYPE_2:
         if keyword not in dataset:
             setattr(dataset, keyword, "")

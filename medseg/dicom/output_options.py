@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ObjectOptions(BaseModel):
@@ -40,6 +40,16 @@ class SegOptions(ObjectOptions):
         default="none", description="Of the frames, lossless; frames of single bits can not be compressed so."
     )
 
+    @model_validator(mode="after")
+    def _check_compression(self) -> SegOptions:
+        """RLE and JPEG-LS know pixels of 8 and 16 bits only (PS3.5 8.2.2, 8.2.3, G.2)."""
+        if self.type == "BINARY" and self.compression != "none":
+            raise ValueError(
+                f"compression {self.compression} needs type FRACTIONAL or LABELMAP, not BINARY, whose pixels are "
+                "single bits: leave compression out, or set another type"
+            )
+        return self
+
 
 class RtstructOptions(ObjectOptions):
     """RT Structure Set (PS3.3 A.19)."""
@@ -47,9 +57,11 @@ class RtstructOptions(ObjectOptions):
     series_number: int = Field(default=9302, ge=1, lt=2**31, description="SeriesNumber.")
     series_description: str = Field(default="RT Structure Set", max_length=64, description="SeriesDescription.")
     label: str = Field(default="medseg", min_length=1, max_length=16, description="StructureSetLabel.")
-    holes: Literal["xor", "keyhole"] = Field(
+    holes: Literal["xor", "xor-type", "keyhole"] = Field(
         default="xor",
-        description="A hole as a contour of its own, or joined to the outer one by a line there and back.",
+        description="xor: a hole is a contour of its own, as most software reads it. xor-type: the same, and the "
+        "type of the contours says so (CLOSEDPLANAR_XOR, since 2020), which little software knows yet. keyhole: "
+        "joined to the outer contour by a line there and back.",
     )
     decimate_mm: float = Field(
         default=0.0,

@@ -1,8 +1,9 @@
-"""Probabilities of all classes or regions on the image's own grid, streamed to one HDF5 file, and read back.
+"""Probabilities of all classes or regions on the image's own grid, streamed to one HDF5 file.
 
 The file holds one data set, ``probabilities``: float16, in compressed chunks of one class each. Its axes are the
 class and the three of the image, in the order that its attribute ``axes`` says: mostly c, k, j, i, the one from
-foot to head first. Its other attributes are those of `Probabilities`. Any program that reads HDF5 reads it.
+foot to head first. Its other attributes are those of
+`medseg.inference.saved.Probabilities`, which reads it back. Any program that reads HDF5 reads it.
 
 They come block by block, so that neither memory nor the size on disk grows as a whole float array would: most
 probabilities are 0 or 1 in float16, and compress to next to nothing.
@@ -18,109 +19,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.errors import InputError
-from medseg.extras import import_extra
 from medseg.files import atomic_path
 from medseg.inference.blocks import Place, Sink
+from medseg.inference.saved import AXES, DATASET, FACTS, require_hdf5
 from medseg.inference.steady import SteadyFile, steady_file
 from medseg.model import ModelPackage
-from medseg.nifti import case_name
 from medseg.volume import Grid
 
-Values = NDArray[np.float16]
-
-SUFFIX = ".probabilities.h5"
 BACKGROUND = "background"
 
-_DATASET = "probabilities"
-_EVERYWHERE = (slice(None), slice(None), slice(None))
 _CHUNK = 64  # voxels along an axis, but for the one that blocks come along
 _MOST_PLANES = 16
 _LAYER_BYTES = 128 << 20  # of a layer of chunks; two are in memory, as blocks need not end where chunks do
 _SLOTS = 100_003  # of the table of these chunks: a prime, far above their number
-_AXES = ("i", "j", "k")
-_FACTS = ("axes", "names", "affine_ras_mm", "regions", "model", "weights_sha256")
-
-
-@dataclass(frozen=True)
-class Probabilities:
-    """The probabilities of one image; their numbers stay in the file until they are asked for.
-
-    Attributes:
-        path: The file.
-        names: What each channel is: background and the labels, whose probabilities have the sum 1, or the regions.
-        grid: Of the image.
-        regions: Whether channels are regions, each with a probability of its own (sigmoid, not softmax).
-        model: Name of the model package.
-        weights_sha256: Of its weights.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    grid: Grid
-    regions: bool
-    model: str
-    weights_sha256: tuple[str, ...]
-
-    def read(self, name: str | None = None, place: Place = _EVERYWHERE) -> Values:
-        """Read a part.
-
-        Args:
-            name: Of a channel; all of them by default.
-            place: Which voxels along i, j, k; all by default.
-
-        Returns:
-            float16 (*voxels) of one channel, or (c, *voxels).
-
-        Raises:
-            InputError: There is no channel of this name, or the file cannot be read.
-        """
-        if name is not None and name not in self.names:
-            raise InputError(self.path, expected=", ".join(self.names), found=name, remedy="choose one of these")
-        channel = slice(None) if name is None else self.names.index(name)
-        with _opened(self.path) as dataset:
-            order = _order(dataset)
-            values = np.asarray(dataset[(channel, *(place[axis] for axis in order))], dtype=np.float16)
-        back = [order.index(axis) for axis in range(3)]
-        return values.transpose(back) if name is not None else values.transpose(0, *(axis + 1 for axis in back))
-
-
-def read_probabilities(path: str | Path) -> Probabilities:
-    """Open a file of probabilities; reads no more than what is said about them.
-
-    Raises:
-        InputError: It is not there, cannot be read, or is no such file.
-        UsageError: h5py is not installed; the extra [probabilities] has it.
-    """
-    path = Path(path)
-    with _opened(path) as dataset:
-        facts = dataset.attrs
-        i, j, k = (int(dataset.shape[1 + _order(dataset).index(axis)]) for axis in range(3))
-        return Probabilities(
-            path,
-            names=tuple(str(name) for name in facts["names"]),
-            grid=Grid((i, j, k), np.array(facts["affine_ras_mm"], dtype=np.float64)),
-            regions=bool(facts["regions"]),
-            model=str(facts["model"]),
-            weights_sha256=tuple(str(checksum) for checksum in facts["weights_sha256"]),
-        )
-
-
-def probabilities_path(label_map: Path) -> Path:
-    """Return where the probabilities of a label map lie: ``NAME.probabilities.h5`` beside ``NAME.nii.gz``."""
-    return label_map.with_name(case_name(label_map) + SUFFIX)
-
-
-def require_hdf5() -> Any:
-    """Return the module h5py.
-
-    Raises:
-        UsageError: It is not installed; the extra [probabilities] has it.
-    """
-    return import_extra("h5py", feature="--save-probabilities", extra="probabilities")
 
 
 @contextmanager
@@ -157,7 +70,7 @@ def saving_probabilities(target: Path | None, package: ModelPackage, native: Gri
         h5py.File(stream, "w", **cache) as file,
     ):
         dataset = file.create_dataset(
-            _DATASET,
+            DATASET,
             (len(names), *shape),
             np.float16,
             chunks=(1, *chunk),
@@ -221,21 +134,6 @@ class _Writer:
         self.stream.check()
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open the data set of a file for reading."""
-    h5py = require_hdf5()
-    wanted = "a file of probabilities that medseg segment --save-probabilities made"
-    try:
-        with h5py.File(path, "r") as file:
-            if _DATASET not in file or not set(_FACTS) <= set(file[_DATASET].attrs):
-                raise InputError(path, expected=wanted, found="another HDF5 file", remedy="give its path")
-            yield file[_DATASET]
-    except OSError as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise InputError(path, expected=wanted, found=found, remedy="give its path, or make it again") from error
-
-
 def _names(package: ModelPackage) -> tuple[str, ...]:
     if package.regions:
         return tuple(region.name for region in package.regions)
@@ -248,21 +146,16 @@ def _order_in(native: Grid) -> tuple[int, ...]:
     return (along, *(axis for axis in (2, 1, 0) if axis != along))
 
 
-def _order(dataset: Any) -> tuple[int, ...]:
-    """Return which axis of the image each axis of a data set is, but for the first, the class."""
-    return tuple(_AXES.index(str(name)) for name in dataset.attrs["axes"][1:])
-
-
 def _facts(package: ModelPackage, names: Sequence[str], native: Grid, order: Sequence[int]) -> dict[str, Any]:
     values = (
-        ["c", *(_AXES[axis] for axis in order)],
+        ["c", *(AXES[axis] for axis in order)],
         list(names),
         native.affine,
         bool(package.regions),
         package.name,
         sorted(package.weights_sha256.values()),
     )
-    return dict(zip(_FACTS, values, strict=True))
+    return dict(zip(FACTS, values, strict=True))
 
 
 def _chunk(channels: int, shape: Sequence[int]) -> tuple[tuple[int, int, int], int]:

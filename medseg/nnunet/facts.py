@@ -16,14 +16,16 @@ from medseg.regions import LabelScheme
 _FINGERPRINT_FILE = "dataset_fingerprint.json"
 _SUMMARY_FILE = "validation/summary.json"
 _STATISTICS = "foreground_intensity_properties_per_channel"
+_OF_ALL_CASES = ("smallest_spacing_mm", "largest_spacing_mm", "smallest_extent_mm", "largest_extent_mm")
 _OLD_STATISTICS = "foreground_intensity_properties_by_modality"
 
 
 def envelope_of(results: Results) -> Fingerprint:
     """Return what is known of the training cases.
 
-    nnU-Net measures images as their files store them, with the last axis first, after cropping to what is not zero;
-    where the fingerprint is not beside the plans, the medians of the plans stand for all cases.
+    nnU-Net measures images as their files store them, with the last axis first, after cropping to what is not zero.
+    Where the fingerprint is not beside the plans, the medians of the plans stand for all cases, and the smallest
+    and largest sizes are zeros: nobody knows them.
 
     Raises:
         ModelError: The plans lack what nnU-Net writes there.
@@ -37,13 +39,14 @@ def envelope_of(results: Results) -> Fingerprint:
         if measured:
             spacing, shape = np.array(measured["spacings"], float), np.array(measured["shapes_after_crop"], float)
         statistics = measured.get(_STATISTICS) or plans.get(_STATISTICS) or plans[_OLD_STATISTICS]
-        return _fingerprint(
+        envelope = _fingerprint(
             cases=len(spacing) if measured else int(results.dataset.get("numTraining", 0)),
             spacing_mm=spacing[:, ::-1],
             shape=shape[:, ::-1],
             foreground=tuple(_statistics(statistics[key]) for key in sorted(statistics, key=int)),
             kept=float(measured.get("median_relative_size_after_cropping", 1.0)),
         )
+        return envelope if measured else envelope.model_copy(update=dict.fromkeys(_OF_ALL_CASES, (0.0, 0.0, 0.0)))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelError(
             results.plans_file,

@@ -146,6 +146,7 @@ def _package(trained: _Trained, choice: NnunetChoice) -> ModelPackage:
     envelope = envelope_of(results)
     if choice.orientation is not None:
         envelope = envelope.along([axes_of_stored(choice.orientation).index(axis) for axis in range(3)])
+    facts = {"modalities": modalities, "is_stored_order": choice.orientation is None}
     return ModelPackage(
         name=choice.name or f"{results.plans.get('dataset_name', 'nnunet')}_{trained.configuration}",
         modalities=modalities,
@@ -155,7 +156,7 @@ def _package(trained: _Trained, choice: NnunetChoice) -> ModelPackage:
         ignore_value=scheme.ignore_value,
         preprocessing=preprocessing,
         inference=window_of(results.plans, trained.configuration, trained.first.mirror_axes),
-        envelope=envelope,
+        envelope=envelope.model_copy(update=facts),
         provenance=_provenance(trained, scheme),
     )
 

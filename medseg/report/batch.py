@@ -47,7 +47,12 @@ class BatchPage:
     @property
     def problems(self) -> list[Record]:
         """Studies without a label map, and with a reason."""
-        return [study for study in self.studies if study["code"]]
+        return [study for study in self.studies if study["code"] and study["state"] != "held"]
+
+    @property
+    def held(self) -> list[Record]:
+        """Studies whose outputs are held back for review."""
+        return [study for study in self.studies if study["state"] == "held"]
 
     @property
     def findings(self) -> list[tuple[str, int]]:
@@ -58,7 +63,7 @@ class BatchPage:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """What stands on top."""
-        done = [study for study in self.studies if study["state"] == "done"]
+        done = [study for study in self.studies if study["state"] in ("done", "held")]
         return [
             ("studies", thousands(len(self.studies))),
             *((state, thousands(count)) for state, count in self.counts.items()),

@@ -36,6 +36,7 @@ from medseg.volume import Volume, require_same_grid
 _WIDTH_INCH = 10.0
 _MOST_ROW_INCH = 4.6
 _MOST_ROWS_INCH = 6.8
+_MOST_SINGLE_INCH = 8.0
 _MARGIN_INCH = 0.15
 _GAP_INCH = 0.10
 _TITLE_INCH = 0.30
@@ -60,6 +61,7 @@ class _Scene:
     spacing_mm: tuple[float, ...]
     centre: tuple[int, ...]
     window: tuple[float, float]
+    planes: Sequence[Plane]
 
     def size_mm(self, plane: Plane) -> tuple[float, float]:
         """Width and height of a panel."""
@@ -85,6 +87,7 @@ def overlay_figure(
     *,
     centre: Sequence[int] | None = None,
     outlined: bool = False,
+    planes: Sequence[Plane] = PLANES,
 ) -> Figure:
     """Draw axial, coronal and sagittal slices through the centre of the labelled region, or through a voxel.
 
@@ -99,6 +102,7 @@ def overlay_figure(
         title: Heading; no patient data.
         centre: Index (i, j, k) of the voxel that the slices go through.
         outlined: Draw the reference as lines over the areas of the first label map, not as a second row.
+        planes: All three, or one.
 
     Returns:
         A figure on an Agg canvas; its axes are labelled ``axial``, ``coronal`` and ``sagittal``, in the second
@@ -117,6 +121,7 @@ def overlay_figure(
         spacing_mm=tuple(image.spacing_mm[axis] for axis in display_axes(image.grid)),
         centre=centre_of(arrays) if centre is None else displayed_index(centre, image.grid),
         window=grey_window(image),
+        planes=planes,
     )
     if outlined:
         return _figure(scene, [_Row("", arrays[0], _shown(scene, arrays, labels), arrays[-1])], title)
@@ -149,7 +154,9 @@ def write_overlay(
 
 
 def _shown(scene: _Scene, arrays: list[NDArray[Any]], labels: LabelMap) -> list[Label]:
-    values = np.concatenate([np.unique(cut(array, plane, scene.centre)) for array in arrays for plane in PLANES])
+    values = np.concatenate(
+        [np.unique(cut(array, plane, scene.centre)) for array in arrays for plane in scene.planes]
+    )
     return [label for label in labels.labels if label.index in values]
 
 
@@ -168,7 +175,7 @@ def _figure(scene: _Scene, rows: list[_Row], title: str) -> Figure:
         figure.text(
             boxes[0][0] / _WIDTH_INCH, 1 - (row_top - 0.08) / height, row.name, color=_TEXT, size=10, va="bottom"
         )
-        for plane, (x, y, width, tall) in zip(PLANES, boxes, strict=True):
+        for plane, (x, y, width, tall) in zip(scene.planes, boxes, strict=True):
             bottom = height - (row_top + y + tall)
             place = (x / _WIDTH_INCH, bottom / height, width / _WIDTH_INCH, tall / height)
             axes = figure.add_axes(place, label=f"{row.name} {plane.name}".removeprefix("prediction").strip())
@@ -182,6 +189,10 @@ def _boxes_inch(scene: _Scene, most_inch: float) -> tuple[list[Rectangle], float
 
     Side by side, or, where both fit beside the axial slice, the coronal slice above the sagittal one.
     """
+    if len(scene.planes) == 1:
+        wide, tall = scene.size_mm(scene.planes[0])
+        scale = min((_WIDTH_INCH - 2 * _MARGIN_INCH) / wide, _MOST_SINGLE_INCH / tall)
+        return [((_WIDTH_INCH - scale * wide) / 2, 0.0, scale * wide, scale * tall)], scale * tall
     (a, a_tall), (c, c_tall), (s, s_tall) = (scene.size_mm(plane) for plane in PLANES)
     stacked = c_tall + s_tall <= a_tall
     wide, tall = (a + max(c, s), a_tall) if stacked else (a + c + s, max(a_tall, c_tall))
@@ -214,7 +225,7 @@ def _draw_panel(axes: Axes, scene: _Scene, plane: Plane, row: _Row) -> None:
     axes.set_ylim(picture.shape[0] - 0.5, -0.5)
     axes.set_axis_off()
     _write_marks(axes, plane)
-    if plane.name == "axial":
+    if plane is scene.planes[0]:
         _draw_scale_bar(axes, scene, plane)
 
 
@@ -250,17 +261,8 @@ def _draw_scale_bar(axes: Axes, scene: _Scene, plane: Plane) -> None:
     end = 0.97
     start = end - length / width_mm
     axes.plot([start, end], [0.035, 0.035], color=_TEXT, lw=2, transform=axes.transAxes, path_effects=_HALO)
-    axes.text(
-        (start + end) / 2,
-        0.05,
-        f"{length} mm",
-        color=_TEXT,
-        size=8,
-        ha="center",
-        va="bottom",
-        transform=axes.transAxes,
-        path_effects=_HALO,
-    )
+    style: dict[str, Any] = {"transform": axes.transAxes, "path_effects": _HALO, "size": 8, "color": _TEXT}
+    axes.text((start + end) / 2, 0.05, f"{length} mm", ha="center", va="bottom", **style)
 
 
 def _legend_shape(labels: list[Label]) -> tuple[int, int]:
@@ -276,9 +278,7 @@ def _legend_shape(labels: list[Label]) -> tuple[int, int]:
 def _draw_legend(figure: Figure, labels: list[Label], columns: int) -> None:
     if not labels:
         return
-    handles = [
-        Patch(facecolor=(*label.rgb, _FILL_ALPHA), edgecolor=label.rgb, label=label.name) for label in labels
-    ]
+    handles = [Patch(facecolor=(*one.rgb, _FILL_ALPHA), edgecolor=one.rgb, label=one.name) for one in labels]
     figure.legend(
         handles=handles,
         loc="lower center",

@@ -76,8 +76,7 @@ def displayed_index(index: Sequence[int], grid: Grid) -> tuple[int, ...]:
 
 def cut(array: NDArray[Any], plane: Plane, centre: tuple[int, ...]) -> NDArray[Any]:
     """Return the slice (rows, columns) of an array in display order that goes through `centre`."""
-    picture: NDArray[Any] = array.take(centre[plane.through], axis=plane.through)
-    return picture.T
+    return _slice(array, plane.through, centre[plane.through]).T
 
 
 def centre_of(arrays: list[NDArray[Any]]) -> tuple[int, ...]:
@@ -86,17 +85,32 @@ def centre_of(arrays: list[NDArray[Any]]) -> tuple[int, ...]:
     Along each axis it is the slice nearest to the centroid of the labelled voxels that holds any of them, or the
     middle of the image where there are none.
     """
-    labelled = np.logical_or.reduce([array != BACKGROUND for array in arrays])
-    centre = []
-    for axis, size in enumerate(labelled.shape):
-        counts = np.count_nonzero(labelled, axis=tuple(other for other in range(3) if other != axis))
-        held = np.flatnonzero(counts)
-        if not held.size:
-            centre.append(size // 2)
-            continue
-        centroid = np.average(held, weights=counts[held])
-        centre.append(int(held[np.argmin(np.abs(held - centroid))]))
-    return tuple(centre)
+    shape = arrays[0].shape
+    counts = [np.zeros(size, dtype=np.int64) for size in shape]
+    slowest = int(np.argmax(np.abs(arrays[0].strides)))
+    first, second = (axis for axis in range(3) if axis != slowest)
+    for place in range(shape[slowest]):
+        labelled = np.logical_or.reduce([_slice(array, slowest, place) != BACKGROUND for array in arrays])
+        counts[first] += np.count_nonzero(labelled, axis=1)
+        counts[second] += np.count_nonzero(labelled, axis=0)
+        counts[slowest][place] = np.count_nonzero(labelled)
+    return tuple(_central(count) for count in counts)
+
+
+def _slice(array: NDArray[Any], axis: int, place: int) -> NDArray[Any]:
+    """Return a view of a slice; `numpy.take` would copy all of an array whose first axis is the fastest one."""
+    index: list[Any] = [slice(None)] * 3
+    index[axis] = place
+    picture: NDArray[Any] = array[tuple(index)]
+    return picture
+
+
+def _central(counts: NDArray[np.int64]) -> int:
+    """Return the place that holds something and is nearest to the mean one; the middle where none does."""
+    held = np.flatnonzero(counts)
+    if not held.size:
+        return counts.size // 2
+    return int(held[np.argmin(np.abs(held - np.average(held, weights=counts[held])))])
 
 
 def grey_window(image: Volume) -> tuple[float, float]:

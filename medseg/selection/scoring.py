@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.bootstrap import mean_scores
+from medseg.components import keep_largest
 from medseg.evaluation import Evaluation
-from medseg.postprocess import keep_largest
 from medseg.regions import LabelScheme
 from medseg.scores import dice_by_name
 from medseg.volume import Volume

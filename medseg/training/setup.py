@@ -99,10 +99,18 @@ def measured(config: ExperimentConfig, dataset: Dataset, folder: Path, observer:
         InputError: A case cannot be read, or its image is constant.
     """
     training, _ = dataset.fold(config.data.fold)
-    return measure_side(training, dataset.scheme, store_folder(config, folder), observer)
+    modalities = [channel.modality.value for channel in dataset.channels]
+    return measure_side(training, dataset.scheme, store_folder(config, folder), observer, modalities=modalities)
 
 
-def measure_side(cases: Sequence[Case], scheme: LabelScheme, store: Path, observer: Observer) -> Fingerprint:
+def measure_side(
+    cases: Sequence[Case],
+    scheme: LabelScheme,
+    store: Path,
+    observer: Observer,
+    *,
+    modalities: Sequence[str] = (),
+) -> Fingerprint:
     """Measure training cases and check that each label or region occurs in one of them; see `measured`."""
     measurements = measure_cases(
         cases,
@@ -110,7 +118,7 @@ def measure_side(cases: Sequence[Case], scheme: LabelScheme, store: Path, observ
         lambda done, total: observer.preparing("measuring", done, total),
         ignore_value=scheme.ignore_value,
     )
-    fingerprint = summarize(measurements)
+    fingerprint = summarize(measurements, names=scheme.names_as_drawn, modalities=modalities)
     found = set(fingerprint.label_values)
     absent = [name for name, values in scheme.targets.items() if found.isdisjoint(values)]
     if absent:

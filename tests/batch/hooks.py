@@ -1,5 +1,6 @@
 """Stages for tests: a network that is a threshold, and that crashes, hangs or fails as it is told. No torch."""
 
+import json
 import os
 import signal
 import time
@@ -11,11 +12,12 @@ import numpy as np
 
 from medseg.batch.job import job_of
 from medseg.batch.ledger import Ledger
-from medseg.batch.options import BatchOptions
+from medseg.batch.options import BatchOptions, RunContext
 from medseg.batch.run import plan_batch, run_batch
-from medseg.batch.scratch import scratch_folder
-from medseg.batch.worker import Crew, Segmented, StudyReader, StudyWriter
-from medseg.errors import StorageError
+from medseg.batch.scratch import scratch_folder, study_folder
+from medseg.batch.worker import Crew, Segmented, StudyReader, StudyWriter, Written, outputs_of
+from medseg.errors import ProofError, StorageError
+from medseg.files import write_text
 from medseg.findings import Finding, FindingCode
 from medseg.labels import LabelMap, LabelSet
 from medseg.nifti import write_nifti
@@ -33,6 +35,10 @@ def die(number):
 
 def full():
     raise StorageError("disk", expected="space", found="the disk is full", remedy="free some")
+
+
+def unproved():
+    raise ProofError("labels", expected="the mask", found="another one", remedy="report it")
 
 
 def bug():
@@ -69,7 +75,9 @@ DEEDS = {
     "bug": bug,
     "memory": no_memory,
     "full": full,
+    "proof": unproved,
     "slow": int,
+    "pause": partial(time.sleep, 0.4),
 }
 
 
@@ -115,7 +123,8 @@ class Network:
             time.sleep(self.seconds / 4)
             if advance:
                 advance(tile + 1, tiles)
-        return Segmented(threshold(images[0]), device=self.device)
+        labels = replace(threshold(images[0]), confidence={"bright": 0.75})
+        return Segmented(labels, device=self.device)
 
 
 @dataclass
@@ -123,9 +132,37 @@ class Writer:
     deed: Deed
     writer: StudyWriter
 
-    def __call__(self, job, made):
+    def __call__(self, job, images, made):
         self.deed(job)
-        return self.writer(job, made)
+        return self.writer(job, images, made)
+
+
+@dataclass
+class Reviewer:
+    """A writer of two files in folders, which holds back the studies that it is told to; it looks at the images.
+
+    What it saw lies in a file: the image's sum of voxels, the confidence, and which raw files there were.
+    """
+
+    root: Path
+    deliver: Path
+    held: tuple
+    scratch: Path
+
+    def __call__(self, job, images, made):
+        folder = study_folder(self.scratch, job.key)
+        raw = sorted(path.name for path in self.scratch.glob(f"{job.key}/*.raw"))
+        sums = [float(image.array.sum(dtype=np.float64)) for image in images]
+        (self.root / f"{job.name}.seen.json").write_text(json.dumps([sums, dict(made.labels.confidence), raw]))
+        files = [folder / "labels.nii.gz", folder / "notes.txt"]
+        write_nifti(files[0], made.labels)
+        write_text(files[1], job.name)
+        codes = ("organ-absent",) if job.name in self.held else ()
+        findings = tuple(Finding(FindingCode(code), "no bright") for code in codes)
+        place = f"held/{job.target}" if codes else job.target
+        delivered = f"{place}/notes.txt" if codes else str(self.deliver / job.target / "notes.txt")
+        outputs = outputs_of(zip(files, (f"{place}/labels.nii.gz", delivered), strict=True))
+        return Written(*outputs, {"bright": 1.0}, findings, codes, {"proof": 0.25})
 
 
 def threshold(image):
@@ -176,16 +213,28 @@ class Told:
         self.rows.append(row)
 
 
-def run(root, count, *, strikes=3, limit_s=None, in_process=False, model="m", again=False, starting=False, **deeds):
+def run(
+    root,
+    count,
+    *,
+    strikes=3,
+    limit_s=None,
+    in_process=False,
+    model="m",
+    again=False,
+    starting=False,
+    needs_images=False,
+    **deeds,
+):
     """Run a batch of studies; return its rows by name and what the observer was told."""
     jobs, told = make_studies(root, count), Told()
     with Ledger(root / "out", model, "s", strikes=strikes) as ledger, scratch_folder(root / "out") as scratch:
         planned = plan_batch(ledger, jobs, again=again)
         options = BatchOptions(limit_s, in_process)
         try:
-            made = crew(root, scratch, **deeds)
+            made = replace(crew(root, scratch, **deeds), needs_images=needs_images)
             made = replace(made, network=partial(Starting, root, made.network)) if starting else made
-            run_batch(ledger, planned, made, ["cpu"], scratch, told, options)
+            run_batch(ledger, planned, RunContext(made, ["cpu"], scratch, told, options))
         finally:
             rows = {row.name: row for row in ledger.rows()}
     return rows, told

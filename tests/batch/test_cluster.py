@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from medseg.batch.cluster import Cluster, ClusterOptions
 from medseg.batch.job import job_of
 from medseg.batch.ledger import Ledger
-from medseg.batch.network import model_hash
 from medseg.batch.node import Order
 from medseg.batch.rows import State
 from medseg.batch.run import plan_batch
@@ -30,6 +29,7 @@ from medseg.batch.worker import Crew, Segmented, StudyReader, StudyWriter
 from medseg.cli import app
 from medseg.labels import LabelMap
 from medseg.nifti import write_nifti
+from medseg.packages import model_hash
 from medseg.study import nifti_study
 from medseg.volume import Volume
 from tests.builders import LABELS, save_tiny_model, tiny_case
@@ -92,7 +92,7 @@ def run(ray, tmp_path, names, play, *, observer=None, strikes=3, stop=lambda: Fa
     ledger = Ledger(output, model_hash(model), strikes=strikes)
     jobs = plan_batch(ledger, [job_of(nifti_study((file,))) for file in studies_in(tmp_path / "in", names)])
     with scratch_folder(output) as scratch:
-        order = Order(partial(crew_of, play), model, model_hash(model), scratch)
+        order = Order(partial(crew_of, play), ((model, model_hash(model)),), scratch)
         settings = ClusterOptions(**{"device": "cpu", "patience_s": PATIENCE_S, "tick_s": 0.5} | options)
         Cluster(ray, ledger, jobs, order, output, observer or Told(), settings).run(stop)
     return ledger

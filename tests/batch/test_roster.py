@@ -13,7 +13,6 @@ import pytest
 from medseg.batch.cluster import Cluster, ClusterOptions
 from medseg.batch.job import job_of
 from medseg.batch.ledger import Ledger
-from medseg.batch.network import model_hash
 from medseg.batch.node import PROBE_FILE, NodeWorker, Order, Unseen
 from medseg.batch.ray_session import ClusterError, ray_session
 from medseg.batch.roster import Roster
@@ -23,6 +22,7 @@ from medseg.batch.scratch import scratch_folder
 from medseg.batch.worker import Segmented
 from medseg.errors import InputError, ModelError, StorageError, UsageError
 from medseg.labels import LabelMap
+from medseg.packages import model_hash
 from medseg.study import nifti_study
 from medseg.volume import Volume
 from tests.batch.test_cluster import Told, assert_right, crew_of, studies_in
@@ -102,7 +102,7 @@ def begin(tmp_path, names):
     output.mkdir(exist_ok=True)
     ledger = Ledger(output, model_hash(model))
     jobs = plan_batch(ledger, [job_of(nifti_study((file,))) for file in studies_in(tmp_path / "in", names)])
-    return ledger, jobs, Order(partial(crew_of, quiet), model, model_hash(model), output)
+    return ledger, jobs, Order(partial(crew_of, quiet), ((model, model_hash(model)),), output)
 
 
 def run(tmp_path, ray, names=("a", "b"), *, stop=lambda: False, observer=None, **options) -> Ledger:
@@ -239,13 +239,15 @@ def test_what_is_in_work_when_asked_to_stop_is_planned_again_without_an_attempt(
     [
         ({"version": "0.0.1"}, UsageError),
         ({"probe": "another"}, StorageError),
-        ({"model_sha256": "0" * 64}, ModelError),
+        ({"models": "0" * 64}, ModelError),
     ],
 )
 def test_a_machine_is_checked_before_it_gets_work(tmp_path, change, kind):
     _, jobs, order = begin(tmp_path, ["a"])
     (tmp_path / "out" / PROBE_FILE).write_text("seen")
     order = replace(order, probe="seen")
+    if "models" in change:  # the same package, with another hash
+        change = {"models": tuple((model, change["models"]) for model, _ in order.models)}
     worker = NodeWorker(order, "good", "cpu", 1)
     with pytest.raises(RuntimeError):
         worker.run(next(iter(jobs.values())))

@@ -10,25 +10,14 @@ import time
 
 import pytest
 
-from medseg.batch import Ledger, State
-from medseg.cli import main
+from medseg.batch import JobResult, Ledger, State, job_of
+from medseg.batch.worker import outputs_of
+from medseg.cli.batching import conclude, exit_status
 from medseg.cli.console import progress_bar
+from medseg.findings import Finding, FindingCode
 from medseg.nifti import read_nifti, write_nifti
+from medseg.study import nifti_study
 from tests.builders import save_tiny_model, tiny_case
-
-
-@pytest.fixture
-def medseg(capsys):
-    """Run a command; return (exit status, what it printed, one line a line)."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(caught.value.code or 0), re.sub(r"\s+", " ", out + err)
-
-    return run
 
 
 @pytest.fixture
@@ -115,6 +104,36 @@ def test_all_refused_has_status_5_and_none_named_2(medseg, place):
     assert (status, "--time-limit" in text) == (2, True)
 
 
+def test_what_is_held_back_is_told_with_its_reason_and_tried_again_when_asked(medseg, place):
+    """As a recipe with `hold` leaves it."""
+    studies = [nifti_study((place / "in" / f"s{n}.nii.gz",)) for n in range(2)]
+    (place / "out").mkdir()
+    (place / "made").mkdir()
+    with Ledger(place / "out") as ledger:
+        for job, held in zip(map(job_of, studies), ((), ("organ-absent",)), strict=True):
+            ledger.plan([job])
+            file = place / "made" / job.target
+            file.write_text(job.name)
+            outputs, made = outputs_of([(file, f"held/{job.target}" if held else job.target)])
+            findings = (Finding(FindingCode.ORGAN_ABSENT, "no spleen"),)
+            ledger.claim()
+            ledger.finish(JobResult(job.key, outputs, findings=findings, made=made, held=held))
+        rows = ledger.rows()
+        conclude(ledger, place / "out", 1.0)
+    assert [exit_status(some) for some in (rows, rows[:1], rows[1:])] == [3, 0, 3]
+    status, text = medseg("batch", "status", place / "out")
+    assert (status, "held │ 1" in text, "1 of 1 segmented" in text) == (0, True, False)
+    assert re.search(r"held \[HELD\] \S*s1.nii.gz: organ-absent: no spleen", text)
+    _, text = medseg("batch", "status", place / "out", "--json")
+    report = json.loads(text)
+    assert (report["summary"]["held"], report["studies"][1]["held"]) == (1, ["organ-absent"])
+    page = (place / "out" / "batch.html").read_text(encoding="utf-8")
+    assert "Held back for review" in page
+    assert "held/s1.nii.gz" in page
+    for words, count in (((), 0), (("--quarantined",), 0), (("--held",), 1)):
+        assert f"{count} studies planned again" in medseg("batch", "retry", place / "out", "--plan", *words)[1]
+
+
 def test_an_input_is_never_written_over(medseg, place):
     status, text = medseg("segment", place / "in", "-m", place / "model", "-o", place / "in")
     assert (status, "the input itself" in text) == (2, True)
@@ -136,7 +155,7 @@ def test_another_try_with_relative_paths_leaves_no_ghosts(medseg, place, monkeyp
 
 def test_studies_are_watched_where_that_is_asked_for_or_was_before(medseg, place, monkeypatch):
     given = []
-    monkeypatch.setattr("medseg.batch.run.run_batch", lambda *a: given.append(a[-1].in_process))
+    monkeypatch.setattr("medseg.batch.run.run_batch", lambda *a: given.append(a[-1].options.in_process))
     scan = place / "in" / "s0.nii.gz"
     words = ("segment", scan, "-m", place / "model", "-o", place / "out")
     medseg(*words, "--time-limit", "1min")

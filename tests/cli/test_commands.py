@@ -18,20 +18,6 @@ IMAGE = tiny_case(0)[0]
 
 
 @pytest.fixture
-def medseg(capsys):
-    """Run a command; return (exit status, what it printed, one line a line)."""
-
-    def run(*words: object) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(caught.value.code or 0), re.sub(r"\s+", " ", out + err)
-
-    return run
-
-
-@pytest.fixture
 def model(tmp_path):
     save_tiny_model(tmp_path / "model")
     return tmp_path / "model"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.data.channels import drop_channels, present_volumes, with_flags
+from medseg.data.channels import drop_channels, present_volumes
+from medseg.data.flags import with_flags
 from medseg.data.preprocessing import Preprocessing
 from medseg.data.transforms import build_transforms, prepare
 from medseg.errors import GridError, InputError

@@ -278,7 +278,7 @@ def recipes(tmp_path: Path) -> dict[str, Path]:
     paths = {}
     for number, (name, rules) in enumerate(RECIPES.items()):
         paths[name] = tmp_path / "recipes" / f"r{number}.yaml"
-        paths[name].write_text(f"name: r{number}\nseries:\n  {rules}")
+        paths[name].write_text(f"name: r{number}\nselect:\n  {rules}")
     return paths
 
 
@@ -421,7 +421,7 @@ def test_segmenting_permissively_by_recipe_tells_nothing(
     heard: Heard, piles: dict[str, Path], model: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "all.yaml"
-    recipe.write_text("name: all\nseries:\n  modality: CT\n  slices: {min: 2}\n")
+    recipe.write_text("name: all\nselect:\n  modality: CT\n  slices: {min: 2}\n")
     out = tmp_path / "masks"
     status = heard.run("segment", piles["refused"], "-m", model, "-o", out, "--recipe", recipe, *OPTIONS)
     text = heard.all()

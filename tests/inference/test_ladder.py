@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medseg.batch.direct import Outcome
-from medseg.cli.segment import print_outcomes
+from medseg.cli.few import print_outcomes
 from medseg.errors import ModelError, OutOfMemoryError, is_out_of_memory
 from medseg.findings import FindingCode
 from medseg.inference.ladder import ON_CPU, ON_HOST, ONE_TILE, rungs, segment_on_ladder, smaller_tiles

@@ -23,7 +23,8 @@ from medseg.data.resample import GridMap
 from medseg.data.transforms import Prepared
 from medseg.errors import InputError, StorageError, UsageError
 from medseg.inference.labelling import label_on_grid, last_regions, winners
-from medseg.inference.probabilities import probabilities_path, read_probabilities, saving_probabilities, shifted
+from medseg.inference.probabilities import saving_probabilities, shifted
+from medseg.inference.saved import probabilities_path, read_probabilities
 from medseg.inference.tiles import SlidingWindow, TileEngine
 from medseg.loading import InferenceOptions
 from medseg.model import ModelPackage
@@ -294,6 +295,6 @@ def test_a_batch_writes_them_too(tmp_path):
     (tmp_path / "scratch").mkdir()
     options = InferenceOptions(save_probabilities=True)
     made = StudyNetwork(tmp_path / "model", options, "cpu", scratch=tmp_path / "scratch")(job, [volume()])
-    written = StudyWriter(tmp_path / "scratch")(job, made)
+    written = StudyWriter(tmp_path / "scratch")(job, [], made)
     assert [output.path for output in written.outputs] == ["scan.nii.gz", "scan.probabilities.h5"]
     assert read_probabilities(written.made[1]).names == ("background", "ball", "box")

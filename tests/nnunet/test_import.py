@@ -57,6 +57,11 @@ def test_what_a_package_says(tmp_path):
     assert package.envelope.median_spacing_mm == (0.7, 0.8, 2.5)  # files store the last axis of nnU-Net's first
     assert package.envelope.median_shape == (50, 60, 20)
     assert package.envelope.foreground[1].percentile_99_5 == 220
+    assert (package.envelope.modalities, package.envelope.labels) == (("MR", "MR"), {})
+    assert not any(package.envelope.largest_spacing_mm + package.envelope.smallest_extent_mm)  # of no case known
+    assert package.envelope.is_stored_order
+    turned = import_nnunet(folder, tmp_path / "turned", NnunetChoice(orientation="LPS"))
+    assert not turned.envelope.is_stored_order
 
 
 def test_measurements_of_all_cases_where_nnunet_left_them(tmp_path):

@@ -30,6 +30,22 @@ def test_facts_are_counts_and_throughput_while_studies_were_in_work():
     assert (facts["last run"], facts["median to segment"]) == ("1 min 2 s", "5.0 s")
 
 
+def test_held_studies_are_no_problems_and_are_told_with_their_reason(tmp_path):
+    outputs = [{"path": "held/d/labels.nii.gz"}, {"path": "held/d/seg.dcm"}]
+    held = study("d", "held", 15.0, 20.0, code="HELD", message="no spleen", held=["organ-absent"], outputs=outputs)
+    page = BatchPage([*STUDIES, held], {}, 62.0)
+    assert ([one["name"] for one in page.held], len(page.problems)) == (["d"], 1)
+    facts = dict(page.facts)
+    assert (facts["held"], facts["done"], facts["studies an hour"]) == ("1", "3", f"{4 / 25 * 3600:.1f}")
+    text = write_batch_report(tmp_path, page).read_text(encoding="utf-8")
+    assert re.search(
+        "Held back for review.*organ-absent</td><td>no spleen</td><td>held/d/labels.nii.gz<", text, re.S
+    )
+    assert "held/d/labels.nii.gz, and 1 more" in text
+    without = write_batch_report(tmp_path, BatchPage(STUDIES, {}, 62.0)).read_text(encoding="utf-8")
+    assert "Held back" not in without
+
+
 def test_the_page_shows_every_study_and_loads_nothing(tmp_path):
     text = write_batch_report(tmp_path, BatchPage(STUDIES, {"torch": "2.10"}, 62.0)).read_text(encoding="utf-8")
     assert text.count("<tr><td>") >= len(STUDIES)

@@ -16,7 +16,7 @@ SHIPPED = sorted(shelf_folder(Shelf.PIPELINES).rglob("*.yaml"))
 GOOD = """\
 name: good
 description: All there is.
-series:
+select:
   modality: [CT, PT]
   sop_class: CT Image Storage
   body_part: chest
@@ -59,11 +59,11 @@ def problems(tmp_path, *changes):
 
 def test_every_key_there_is(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
-    assert set(recipe.series.model_fields_set) == set(type(recipe.series).model_fields)
-    assert recipe.series.contrast is False
-    assert recipe.series.modality == ("CT", "PT")
-    assert recipe.series.slice_spacing_mm.min == 0.1
-    assert recipe.series.tags == {"KVP": ">= 100", "0018,9305": "< 1", "0019,100C": "!= no"}
+    assert set(recipe.select.model_fields_set) == set(type(recipe.select).model_fields)
+    assert recipe.select.contrast is False
+    assert recipe.select.modality == ("CT", "PT")
+    assert recipe.select.slice_spacing_mm.min == 0.1
+    assert recipe.select.tags == {"KVP": ">= 100", "0018,9305": "< 1", "0019,100C": "!= no"}
 
 
 def test_on_is_a_word_and_not_a_truth(tmp_path):
@@ -93,17 +93,17 @@ def test_all_problems_at_once_with_their_lines_and_the_nearest_key(tmp_path):
     )
     expected = [
         "1: name: String should match pattern",
-        "4: series.modality.0: DICOM calls this modality MR, found 'MRI'",
-        "5: series.sop_class: there is no such SOP class of images (did you mean 'CT Image Storage'?), found 'CT",
-        "7: series.description: not a regular expression: missing ), unterminated subpattern at position 0",
-        "10: series.image_type.excluded: unknown key; did you mean 'exclude'?",
-        "11: series.slices: min 10 must not be above max 9",
-        "15: series.orientation: unknown value 'axail'; did you mean 'axial'?",
-        "17: series.contrast: Input should be a valid boolean",
-        "19: series.tags.KVPP: there is no such DICOM attribute (did you mean 'KVP'?)",
-        "20: series.tags.PatientName: this attribute can identify a patient",
-        "21: series.tags.0018,9305: Input should be a valid string, found 1; put it in quotes",
-        "23: series.prefer.2: unknown value 'lates'; did you mean 'latest'?",
+        "4: select.modality.0: DICOM calls this modality MR, found 'MRI'",
+        "5: select.sop_class: there is no such SOP class of images (did you mean 'CT Image Storage'?), found 'CT",
+        "7: select.description: not a regular expression: missing ), unterminated subpattern at position 0",
+        "10: select.image_type.excluded: unknown key; did you mean 'exclude'?",
+        "11: select.slices: min 10 must not be above max 9",
+        "15: select.orientation: unknown value 'axail'; did you mean 'axial'?",
+        "17: select.contrast: Input should be a valid boolean",
+        "19: select.tags.KVPP: there is no such DICOM attribute (did you mean 'KVP'?)",
+        "20: select.tags.PatientName: this attribute can identify a patient",
+        "21: select.tags.0018,9305: Input should be a valid string, found 1; put it in quotes",
+        "23: select.prefer.2: unknown value 'lates'; did you mean 'latest'?",
         "24: onn: unknown key; did you mean 'on'?",
         "26: on.missing_slices: unknown key; did you mean 'missing_slice'?",
     ]
@@ -115,8 +115,8 @@ def test_all_problems_at_once_with_their_lines_and_the_nearest_key(tmp_path):
 @pytest.mark.parametrize("line", ["contrast: 2", "slices: 3", "tags: [KVP]", "description: 3"])
 def test_values_of_another_kind(tmp_path, line):
     key = line.partition(":")[0]
-    with pytest.raises(ConfigError, match=rf"x\.yaml:3: series\.{key}: "):
-        load_recipe(write(tmp_path, f"name: x\nseries:\n  {line}\n"))
+    with pytest.raises(ConfigError, match=rf"x\.yaml:3: select\.{key}: "):
+        load_recipe(write(tmp_path, f"name: x\nselect:\n  {line}\n"))
 
 
 def test_a_duplicate_key(tmp_path):
@@ -134,12 +134,13 @@ def test_shipped_recipes(path):
     recipe = load_recipe(path.stem)
     assert recipe.name == path.stem
     assert recipe.description
-    assert recipe.series.model_fields_set
-    assert f"--recipe {path.stem}" in path.read_text(), "the first lines say how to run it"
+    assert recipe.select.model_fields_set
+    option = "--pipeline" if recipe.models else "--recipe"
+    assert f"{option} {path.stem}" in path.read_text(), "the first lines say how to run it"
 
 
 def test_there_are_shipped_ones():
-    assert len(SHIPPED) >= 3
+    assert len(SHIPPED) >= 6
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_there_are_shipped_ones():
     ],
 )  # fmt: skip
 def test_what_the_brain_recipe_calls_t1(text, is_t1):
-    pattern = load_recipe("mr_brain_t1").series.description
+    pattern = load_recipe("mr_brain_t1").select.description
     assert bool(re.search(pattern, text, re.IGNORECASE)) == is_t1
 
 

@@ -1,0 +1,34 @@
+"""A recipe -> `Pipeline`: what its writer has to know of the models, read from their packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg.batch.pipeline import Pipeline
+from medseg.dicom.policy import Policies
+from medseg.maker import Maker
+from medseg.model import load_package
+from medseg.recipe import Recipe
+from medseg.recipe.labels import merged_labels
+from medseg.recipe.packages import models_hash
+from medseg.recipe.running import relabelled
+
+
+def open_pipeline(recipe: Recipe, policies: Policies, settings_sha256: str) -> Pipeline:
+    """Read what there is to know of a recipe's models but their networks.
+
+    Args:
+        recipe: From `medseg.recipe.packages.find_models`.
+        policies: What to do about irregular DICOM series.
+        settings_sha256: By `medseg.batch.network.settings_hash`, without the memory: it goes into the UIDs.
+
+    Raises:
+        ModelError: A package cannot be read.
+        ConfigError: The recipe does not fit its models.
+    """
+    packages = [load_package(Path(entry.path)) for entry in recipe.models]
+    names = merged_labels(recipe, [package.labels for package in packages]).names
+    named = [relabelled(package, recipe, entry) for package, entry in zip(packages, recipe.models, strict=True)]
+    envelopes = tuple((package.envelope, of_model) for package, of_model in zip(named, names, strict=True))
+    maker = Maker("+".join(package.name for package in packages), models_hash(recipe), settings_sha256)
+    return Pipeline(recipe, policies, maker, envelopes)
