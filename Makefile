@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= auto
 
 .PHONY: help demo test check format bench clean
 
@@ -23,7 +24,7 @@ demo: $(VENV)/.installed
 	$(BIN)/medseg demo medseg_demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
-from scipy import ndimage
 
 from medseg.dicom.charset import fit_character_set
 from medseg.dicom.contour_items import Contour, encoded, encoded_image, hold_encoded
@@ -37,9 +36,7 @@ from medseg.dicom.shaping import outlines
 from medseg.dicom.terminology import add_private_scheme, label_code, uncoded
 from medseg.dicom.tracing import signed_area
 from medseg.findings import Finding, FindingCode
-from medseg.labels import Label, LabelMap, LabelSet
-
-_LARGEST_FAST = (1 << 16) - 1  # label value: boxes are listed by value
+from medseg.labels import BACKGROUND, Label, LabelMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +78,7 @@ def make_structure_set(
     values = origin.on_slices(labels)
     with quiet_pydicom():
         images = [image_item(origin, number, options) for number in range(len(origin.frames))]
-        contours = _contours(origin, values, labels.labels, images, options)
+        contours = _contours(origin, values, images, options)
         regions = tuple(label for label in labels.labels if label.index in contours)
         if not regions:
             expected, found = "a mask with something in it: an object must hold a region", "no label anywhere"
@@ -116,7 +113,6 @@ def _begin(identity: Identity, options: RtstructOptions, frame_of_reference_uid:
 def _contours(
     origin: Origin,
     values: NDArray[np.integer[Any]],
-    labels: LabelSet,
     images: Sequence[Dataset],
     options: RtstructOptions,
 ) -> dict[int, bytes]:
@@ -124,7 +120,7 @@ def _contours(
     found: dict[int, list[Contour]] = defaultdict(list)
     for number, image in enumerate(images):
         head = encoded_image(image)
-        drawn = list(_drawn(values[:, :, number].T, labels, origin.frames[number].pixel_spacing_mm, options))
+        drawn = list(_drawn(values[:, :, number].T, origin.frames[number].pixel_spacing_mm, options))
         for (value, points), text in zip(drawn, _texts(origin, number, drawn), strict=True):
             is_hole = options.holes == "xor-type" and signed_area(points) < 0
             found[value].append(Contour(head, len(points), text, is_hole))
@@ -133,27 +129,33 @@ def _contours(
 
 def _drawn(
     plane: NDArray[np.integer[Any]],
-    labels: LabelSet,
     pixel_spacing_mm: tuple[float, ...] | None,
     options: RtstructOptions,
 ) -> Iterator[tuple[int, Vectors]]:
     """Return the contours on a slice (rows, columns): label value, and (n, 2) in pixels."""
     between_rows, between_columns = pixel_spacing_mm or (1.0, 1.0)
-    is_fast = labels.largest <= _LARGEST_FAST
-    numbers = plane if is_fast else labels.class_indices(plane)
-    for number, box in enumerate(ndimage.find_objects(numbers), 1):
-        if box is None:
-            continue
+    for value in _present(plane):
+        region = plane == value
+        rows = np.flatnonzero(region.any(axis=1))
+        region = region[rows[0] : rows[-1] + 1]
+        columns = np.flatnonzero(region.any(axis=0))
         contours = outlines(
-            numbers[box] == number,
+            region[:, columns[0] : columns[-1] + 1],
             (between_columns, between_rows),
             is_keyhole=options.holes == "keyhole",
             smooth_mm=options.smooth_mm,
             decimate_mm=options.decimate_mm,
         )
-        corner = (box[1].start, box[0].start)
         for points in contours:
-            yield number if is_fast else labels.indices[number - 1], points + corner
+            yield value, points + (columns[0], rows[0])
+
+
+def _present(plane: NDArray[np.integer[Any]]) -> list[int]:
+    """Return the label values of a slice, without the background."""
+    is_fast = plane.dtype.itemsize <= 2
+    values = np.flatnonzero(np.bincount(plane.ravel())) if is_fast else np.unique(plane)
+    found: list[int] = values[values != BACKGROUND].tolist()
+    return found
 
 
 def _texts(origin: Origin, number: int, drawn: Sequence[tuple[int, Vectors]]) -> list[bytes]:

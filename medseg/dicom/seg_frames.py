@@ -72,7 +72,8 @@ class BinaryFrames:
     def pixels(self, key: Key) -> Pixels:
         """Return the pixels (rows, columns) of a frame, 0 or 1."""
         segment, number = key
-        return (self.values[:, :, number] == self.indices[segment - 1]).astype(np.uint8).T
+        pixels: Pixels = (self.values[:, :, number] == self.indices[segment - 1]).astype(np.uint8).T
+        return pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,8 @@ class MapFrames:
     def pixels(self, key: Key) -> Pixels:
         """Return the pixels (rows, columns) of a frame: segment numbers, 0 for background."""
         numbers = np.searchsorted((0, *self.indices), self.values[:, :, key[1]])
-        return numbers.astype(np.uint8 if self.bits == 8 else np.uint16).T
+        kind: type[np.unsignedinteger[Any]] = np.uint8 if self.bits == 8 else np.uint16
+        return numbers.astype(kind).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +218,7 @@ def compressed_pixels(frames: Frames, keys: Iterable[Key], transfer_syntax_uid: 
             "number_of_frames": 1,
         }
         encoded.append(encoder.encode(pixels, encoding_plugin=plugin, **facts))
-    return encapsulate(encoded)
+    return bytes(encapsulate(encoded))
 
 
 def stored_pixels(frames: Frames, keys: Sequence[Key], transfer_syntax_uid: UID) -> bytes:

@@ -11,11 +11,21 @@ from typer.testing import CliRunner
 from medseg.cli import app, policies
 from medseg.dicom.policy import Policies
 from medseg.findings import FindingCode
+from medseg.quality import FLAGS
+from medseg.recipe.outputs import KINDS
 
 DOCS = (Path(__file__).parents[2] / "docs" / "dicom.md").read_text(encoding="utf-8")
 OF_NIFTI = {FindingCode.FORMS_DISAGREE, FindingCode.NO_ORIENTATION}
 # docs/segmenting.md and docs/nnunet.md
 OF_SEGMENTING = {FindingCode.SMALLER_TILES, FindingCode.NO_REGION, FindingCode.STORED_ORIENTATION}
+OF_OBJECTS = {  # and of the quality of masks
+    FindingCode.MADE_FRAME_OF_REFERENCE,
+    FindingCode.INFERRED_SOP_CLASS,
+    FindingCode.NO_CODE,
+    FindingCode.NOT_ON_SLICES,
+    FindingCode.EMPTY_MASK,
+    *(FindingCode(flag) for flag in FLAGS),
+}
 OPTIONS = {
     "gantry_tilt": "OnTilt",
     "irregular": "OnIrregular",
@@ -27,15 +37,19 @@ OPTIONS = {
 }
 
 
-def rows() -> list[list[str]]:
-    return [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in DOCS.splitlines() if line.startswith("| `")
-    ]
+def rows(docs: str = DOCS) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in docs.splitlines() if line.startswith("| `")]
 
 
 def test_every_finding_of_dicom_stands_in_the_table_once() -> None:
     named = [code for row in rows() for code in re.findall(r"`([a-z0-9-]+)`", row[0])]
-    assert sorted(named) == sorted(code.value for code in set(FindingCode) - OF_NIFTI - OF_SEGMENTING)
+    assert sorted(named) == sorted(code.value for code in set(FindingCode) - OF_NIFTI - OF_SEGMENTING - OF_OBJECTS)
+
+
+def test_every_finding_of_objects_stands_in_a_table_once() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    named = [code for row in rows(docs) for code in re.findall(r"`([a-z0-9-]+)`", row[0]) if code not in KINDS]
+    assert sorted(named) == sorted(code.value for code in OF_OBJECTS)
 
 
 def test_every_policy_has_its_row_with_the_default_first() -> None:

@@ -158,6 +158,22 @@ def test_a_frame_that_stands_twice_in_the_place_of_another_is_caught(drawn: Draw
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "RTSTRUCT"])
+def test_as_many_voxels_around_the_same_centre_are_not_enough(drawn: Drawn, tmp_path: Path, kind: str) -> None:
+    array = np.zeros(SPEC.shape, dtype=np.uint8)
+    array[5:19, 6:16, 1:4] = 2
+    turned = np.zeros(SPEC.shape, dtype=np.uint8)
+    turned[7:17, 4:18, 1:4] = 2
+    block = replace(drawn, labels=label_map(drawn.origin, array))
+    make = rtstruct_of if kind == "RTSTRUCT" else lambda *args: seg_of(*args, kind=kind)
+    (label,) = prove(block, make(block), tmp_path).labels
+    assert label.found_voxels == 420
+    text = refused(block, make(block, turned), tmp_path)
+    assert (
+        f"a Dice of at least {'0.98' if kind == 'RTSTRUCT' else '1'}, found 420 voxels for 420, Dice 0.71" in text
+    )
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "RTSTRUCT"])
 def test_missing_labels_and_labels_too_many_are_caught(drawn: Drawn, tmp_path: Path, kind: str) -> None:
     make = rtstruct_of if kind == "RTSTRUCT" else lambda *args: seg_of(*args, kind=kind)
     without = np.where(drawn.array == 7, 0, drawn.array).astype(np.uint8)
