@@ -146,8 +146,9 @@ def _drawn(
             smooth_mm=options.smooth_mm,
             decimate_mm=options.decimate_mm,
         )
+        corner = np.array([columns[0], rows[0]])
         for points in contours:
-            yield value, points + (columns[0], rows[0])
+            yield value, points + corner
 
 
 def _present(plane: NDArray[np.integer[Any]]) -> list[int]:
