@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -176,6 +177,13 @@ class LabelMap:
     def grid(self) -> Grid:
         """Where the voxels lie."""
         return self.volume.grid
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the voxels, whatever their type: plane after plane, i fastest."""
+        digest = hashlib.sha256(repr(self.array.shape).encode())
+        for k in range(self.array.shape[2]):
+            digest.update(self.array[:, :, k].astype("<u4").tobytes(order="F"))
+        return digest.hexdigest()
 
     def volume_ml(self, label: Label) -> float:
         """Volume of one label in millilitres."""

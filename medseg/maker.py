@@ -17,12 +17,14 @@ class Maker:
         model: Name of the model; of several, their names with a plus sign between.
         model_sha256: Of the model package, or of several together.
         settings_sha256: Of what else changes a mask or an object: how the model is run, the recipe.
+        mask_sha256: Of the mask's voxels, by `LabelMap.sha256`: another device may draw some of them otherwise.
         software_version: Of medseg.
     """
 
     model: str
     model_sha256: str
     settings_sha256: str = ""
+    mask_sha256: str = ""
     software_version: str = __version__
 
     @property

@@ -16,8 +16,9 @@ _NO_DATE, _NO_TIME = "19000101", "000000"
 class Identity:
     """The UIDs of one output of one study.
 
-    They are derived from the source's study and series, the model, its settings and the name of the output, as
-    UUIDs of names (PS3.5 B.2; RFC 9562, version 5): a second run makes the same ones, another model others.
+    They are derived from the source's study and series, the mask, the model, its settings and the name of the
+    output, as UUIDs of names (PS3.5 B.2; RFC 9562, version 5): a second run makes the same ones, another model
+    others.
 
     Attributes:
         origin: The images that the mask was drawn on.
@@ -40,7 +41,7 @@ class Identity:
 
     def tracking_uid(self, label_name: str) -> str:
         """TrackingUniqueIdentifier of a label: the same in every output of one mask (PS3.3 C.8.20.2)."""
-        return uid_of(*self._source, self.maker.model_sha256, self.maker.settings_sha256, "tracking", label_name)
+        return uid_of(*self._source, *self._made_by, "tracking", label_name)
 
     def other_uid(self, *what: str) -> str:
         """Another UID of this output, such as that of its dimension organization."""
@@ -60,8 +61,13 @@ class Identity:
     def _source(self) -> tuple[str, str, str]:
         return self.origin.study_uid, self.origin.series_uid, self.origin.stack.series.name
 
+    @property
+    def _made_by(self) -> tuple[str, ...]:
+        maker = self.maker
+        return maker.software_version, maker.model_sha256, maker.settings_sha256, maker.mask_sha256
+
     def _uid(self, *what: str) -> str:
-        return uid_of(*self._source, self.maker.model_sha256, self.maker.settings_sha256, self.output, *what)
+        return uid_of(*self._source, *self._made_by, self.output, *what)
 
 
 def uid_of(*parts: str) -> str:

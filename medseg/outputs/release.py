@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg.files import storage_error
@@ -51,6 +51,7 @@ def release(case: DrawnCase, recipe: Recipe, folder: Path) -> Released:
         InputError: An object cannot be made of the study.
         StorageError: A file cannot be written.
     """
+    case = replace(case, maker=replace(case.maker, mask_sha256=case.labels.sha256()))
     timings: dict[str, float] = {}
     begin = time.perf_counter()
     judged = case.envelopes, case.confidence

@@ -107,13 +107,16 @@ def test_a_second_run_writes_the_same_bytes(case, everything, tmp_path):
     assert first == second
 
 
-def test_another_model_makes_other_objects(case, tmp_path):
+def test_another_model_or_mask_makes_other_objects(case, tmp_path):
     other = DrawnCase("series_x", case.images, case.labels, Maker("tiny", "ef" * 32, "cd" * 32), case.origin)
+    array = case.labels.array.copy(order="F")
+    array[0, 0, 0] = 9
+    drawn = DrawnCase("series_x", case.images, label_map(case.origin, array), MAKER, case.origin)
     uids = [
         dcmread(release(one, recipe({"seg": {}}), tmp_path / name).files[0][0]).SOPInstanceUID
-        for name, one in (("a", case), ("b", other))
+        for name, one in (("a", case), ("b", other), ("c", drawn))
     ]
-    assert uids[0] != uids[1]
+    assert len(set(uids)) == 3
 
 
 def test_deliveries_take_what_they_name(case, tmp_path):
