@@ -81,9 +81,12 @@ def main() -> None:
         objects: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
             "NIfTI label map": (lambda: write_nifti(nifti, labels), lambda: prove_label_map(nifti, labels)),
             "SEG, BINARY": (seg(), lambda: prove_segmentation(path, origin, labels)),
-            "SEG, LABELMAP": (seg(type="LABELMAP"), lambda: prove_segmentation(path, origin, labels)),
+            "SEG, LABELMAP": (
+                seg(type="LABELMAP"),
+                lambda: prove_segmentation(path, origin, labels, options=SegOptions(type="LABELMAP")),
+            ),
             "RTSTRUCT": (contours, lambda: prove_structure_set(path, origin, labels)),
-            "SR": (report, lambda: prove_report(path, origin, labels, image)),
+            "SR": (report, lambda: prove_report(path, origin, labels, image=image)),
         }
         rows = []
         for what, (make, prove) in objects.items():

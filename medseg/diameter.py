@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from medseg.labels import BACKGROUND
 
+_DIRECTION_COUNT = 16
+_ANGLES = np.arange(_DIRECTION_COUNT) * np.pi / _DIRECTION_COUNT
+_DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (2, directions), of length 1
+_SHARE_SEEN = np.cos(np.pi / (2 * _DIRECTION_COUNT))
+_ROUNDING = 1e-9
+
 Points = NDArray[np.int64]
 
 
@@ -64,7 +70,8 @@ class Longest:
 
     def offer(self, plane: int, points: Points) -> None:
         """Look for a longer line between two points (p, 2), in half voxels, of one plane."""
-        if self._reach_mm(points) <= self.length_mm:
+        points = self._far_apart(points)
+        if not len(points):
             return
         corners = convex_hull(points) / 2.0
         apart = corners[:, None] - corners[None]  # (h, h, 2)
@@ -74,11 +81,20 @@ class Longest:
         if length_mm > self.length_mm:
             self.length_mm, self.ends, self.plane = length_mm, corners[[first, second]], plane
 
-    def _reach_mm(self, points: Points) -> float:
-        """Return the longer diagonal of the box around points: no line between them is longer."""
-        size = np.ptp(points, axis=0) / 2.0
-        diagonals = np.array([size, size * (1, -1)])
-        return float(np.sqrt(np.einsum("da,ab,db->d", diagonals, self.metric, diagonals).max()))
+    def _far_apart(self, points: Points) -> Points:
+        """Return the points that a line longer than the present one may end in, and one as long as the longest.
+
+        Some direction is so close to a line that its length along it is at least `_SHARE_SEEN` of it. So no line
+        from a point is longer than its furthest way along a direction by that share, and the longest one is no
+        shorter than the points' largest extent along a direction.
+        """
+        along_mm = points / 2.0 @ np.linalg.cholesky(self.metric) @ _DIRECTIONS
+        low, high = along_mm.min(axis=0), along_mm.max(axis=0)
+        reach_mm = np.maximum(high - along_mm, along_mm - low).max(axis=1) / _SHARE_SEEN * (1 + _ROUNDING)
+        if reach_mm.max() <= self.length_mm:
+            return points[:0]
+        chosen: Points = points[reach_mm >= max(self.length_mm, float((high - low).max()))]
+        return chosen
 
 
 def convex_hull(points: Points) -> Points:

@@ -46,12 +46,24 @@ def make_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{secrets.token_hex(4)}"
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return prove_writable(path)
+
+
+def prove_writable(folder: Path) -> Path:
+    """Prove that a file can be written in a folder that is there.
+
+    Raises:
+        StorageError: It cannot, or there is no folder.
+    """
+    try:
+        probe = folder / f".probe-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise storage_error(path, error) from error
-    return path
+        raise storage_error(folder, error) from error
+    return folder
 
 
 def require_new_folder(path: Path) -> None:

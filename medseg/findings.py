@@ -84,6 +84,7 @@ class FindingCode(Enum):
     SIDES_SWAPPED = "sides-swapped"
     OUTSIDE_ENVELOPE = "outside-envelope"
     LOW_CONFIDENCE = "low-confidence"
+    UNCHECKED = "unchecked"
 
 
 @dataclass(frozen=True)

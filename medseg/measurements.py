@@ -60,7 +60,7 @@ class LabelMeasurement:
         centroid_mm: Mean of the voxels' centres, RAS+ millimetres.
         mean: Of the image's finite values in the label; None without an image, or where no value is finite.
         deviation: Standard deviation of these values, as of a whole population (divided by n); None as for `mean`.
-        unit: Of both: ``HU`` for CT, nothing where the values have none.
+        unit: Of both, such as ``HU``; nothing where the values have none.
         diameter: Longest axial one.
     """
 
@@ -74,7 +74,7 @@ class LabelMeasurement:
     diameter: Diameter
 
 
-def measure(labels: LabelMap, image: Volume | None) -> tuple[LabelMeasurement, ...]:
+def measure(labels: LabelMap, image: Volume | None, unit: str = "") -> tuple[LabelMeasurement, ...]:
     """Measure every label that has a voxel, in the order of the label set.
 
     Planes are read one after another; beside them, memory holds a few numbers a label.
@@ -82,6 +82,7 @@ def measure(labels: LabelMap, image: Volume | None) -> tuple[LabelMeasurement, .
     Args:
         labels: The mask. Values that its labels do not name are left out.
         image: On the same grid; None where only sizes are asked for.
+        unit: Of the image's values, as ``HU``; nothing where they have none. A CT may hold other values than HU.
 
     Raises:
         GridError: The image lies on another grid.
@@ -93,29 +94,40 @@ def measure(labels: LabelMap, image: Volume | None) -> tuple[LabelMeasurement, .
     sums = _Sums(labels, axis)
     for number, values, pixels in _planes(labels.array, None if image is None else image.array, axis):
         sums.add(number, values, pixels)
-    unit = HOUNSFIELD if image is not None and image.modality == "CT" else ""
     return tuple(sums.measured(number, unit) for number in np.flatnonzero(sums.count).tolist())
 
 
-def measurements_csv(measurements: Sequence[LabelMeasurement]) -> str:
-    """Return measurements as CSV, a label a line, units in the head; positions are RAS+ millimetres."""
+def measurements_csv(measurements: Sequence[LabelMeasurement], channel: str = "") -> str:
+    """Return measurements as CSV, a label a line, units in the head; positions are RAS+ millimetres.
+
+    Args:
+        measurements: Of each label.
+        channel: Whose values were measured; nothing, and no column, where the image has one only.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     ends = [f"diameter_{end}_{axis}_ras_mm" for end in ("start", "end") for axis in "xyz"]
-    columns = ["label", "value", "voxels", "volume_ml", "mean", "sd", "unit", "longest_axial_diameter_mm"]
+    columns = ["label", "value", "voxels", "volume_ml", "mean", "sd", "unit"]
+    columns += ["channel"] if channel else []
+    columns += ["longest_axial_diameter_mm"]
     columns += ["diameter_axis", "diameter_slice", *ends, *(f"centroid_{axis}_ras_mm" for axis in "xyz")]
     writer.writerow(columns)
     for one in measurements:
-        values = [one.volume_ml, one.mean, one.deviation, one.unit, one.diameter.length_mm]
+        values = [one.volume_ml, one.mean, one.deviation, one.unit, *([channel] if channel else [])]
         start, end = one.diameter.ends_mm
-        places = [one.diameter.axis, one.diameter.slice, *start, *end, *one.centroid_mm]
+        places = [one.diameter.length_mm, one.diameter.axis, one.diameter.slice, *start, *end, *one.centroid_mm]
         row = [one.label.name, one.label.index, one.voxels, *values, *places]
         writer.writerow([_short(value) for value in row])
     return stream.getvalue()
 
 
-def measurements_json(measurements: Sequence[LabelMeasurement]) -> str:
-    """Return measurements as JSON, units in the names; positions are RAS+ millimetres, what is unknown is null."""
+def measurements_json(measurements: Sequence[LabelMeasurement], channel: str = "") -> str:
+    """Return measurements as JSON, units in the names; positions are RAS+ millimetres, what is unknown is null.
+
+    Args:
+        measurements: Of each label.
+        channel: Whose values were measured; nothing, and no entry, where the image has one only.
+    """
     listed = [
         {
             "label": one.label.name,
@@ -135,7 +147,8 @@ def measurements_json(measurements: Sequence[LabelMeasurement]) -> str:
         }
         for one in measurements
     ]
-    return json.dumps({"measurements": listed}, indent=1, ensure_ascii=False) + "\n"
+    of_channel = {"channel": channel} if channel else {}
+    return json.dumps(of_channel | {"measurements": listed}, indent=1, ensure_ascii=False) + "\n"
 
 
 def axial_axis(grid: Grid) -> int:

@@ -24,7 +24,7 @@ from medseg.model import ModelPackage
 from medseg.recipe import Recipe
 from medseg.recipe.labels import MergedLabels, config_error, merged_labels
 from medseg.recipe.packages import find_models, models_hash
-from medseg.recipe.running import options_of, relabelled
+from medseg.recipe.running import envelope_of, options_of, relabelled
 from medseg.segmenter import Segmenter
 from medseg.volume import Grid, Volume, smallest_unsigned
 
@@ -88,7 +88,7 @@ class MergedSegmenter:
     def envelopes(self) -> tuple[tuple[Fingerprint, tuple[str, ...]], ...]:
         """What the images of each model's training were like, with the names of the labels that it draws."""
         return tuple(
-            (package.envelope, names) for package, names in zip(self.packages, self._merged.names, strict=True)
+            (envelope_of(package), names) for package, names in zip(self.packages, self._merged.names, strict=True)
         )
 
     @property

@@ -13,7 +13,7 @@ from medseg.errors import ProofError
 from medseg.labels import LabelSet
 from medseg.volume import Affine
 
-_LONGEST_NAME = 64  # of VR LO: no object has more of it
+_SMALL_FACTOR, _SMALL_DICE = 2.0, 0.5
 
 REMEDY = "nothing was released: report it with the software's version; another type of output may do meanwhile"
 
@@ -62,7 +62,8 @@ class Limits:
         least_dice: Overlap.
         most_distance_mm: Between the centres of mass.
         most_voxels: Share of the voxels by which the counts may differ.
-        small_voxels: Up to so many voxels a label only has to be there, its centre within `small_distance_mm`.
+        small_voxels: Up to so many voxels a label is a small one: half to double the voxels, a Dice of a half, and
+            its centre within `small_distance_mm` are enough.
         small_distance_mm: See there.
     """
 
@@ -137,12 +138,12 @@ def pixels_of(plane: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return rows, flat - rows * plane.shape[1]
 
 
-def match_labels(items: Iterable[tuple[int, str]], labels: LabelSet, where: str) -> dict[int, int]:
+def match_labels(items: Iterable[tuple[int, str]], names: Sequence[str], where: str) -> dict[int, int]:
     """Find the labels that the parts of an object are, by their names.
 
     Args:
         items: Number and name of each segment or region.
-        labels: Of the mask.
+        names: What each label of the mask is called in objects, in their order.
         where: The object, for messages.
 
     Returns:
@@ -151,7 +152,7 @@ def match_labels(items: Iterable[tuple[int, str]], labels: LabelSet, where: str)
     Raises:
         ProofError: A part is no label, or two are the same one.
     """
-    classes = {label.name[:_LONGEST_NAME].strip(): index for index, label in enumerate(labels, start=1)}
+    classes = {name: index for index, name in enumerate(names, start=1)}
     found: dict[int, int] = {}
     for number, name in items:
         if name not in classes:
@@ -204,6 +205,10 @@ def _problems(proof: LabelProof, limits: Limits) -> Iterator[tuple[str, str]]:
     if not want or not got:
         yield f"{want} voxels", f"{got}"
     if want <= limits.small_voxels:
+        if not want / _SMALL_FACTOR <= got <= want * _SMALL_FACTOR:
+            yield f"{want / _SMALL_FACTOR:g} to {want * _SMALL_FACTOR:g} voxels", voxels
+        if proof.dice < _SMALL_DICE:
+            yield f"a Dice of at least {_SMALL_DICE:g}", voxels
         if not proof.distance_mm <= limits.small_distance_mm:
             yield f"its centre within {limits.small_distance_mm:.3g} mm of the mask's", voxels
         return

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from medseg.errors import StorageError
-from medseg.files import atomic_path, make_folder, move_into_place, sha256_of, storage_error, write_text
+from medseg.files import (
+    atomic_path,
+    make_folder,
+    move_into_place,
+    prove_writable,
+    sha256_of,
+    storage_error,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -294,3 +302,12 @@ def test_a_copy_that_does_not_fit_leaves_source_and_target_as_they_were(tmp_path
     with pytest.raises(StorageError, match="the disk is full"):
         move_into_place(source, target)
     assert (names(tmp_path), source.read_text(), target.read_text()) == (["source", "target"], "new", "old")
+
+
+def test_a_folder_that_is_not_there_is_not_made_to_be_proved(tmp_path):
+    assert prove_writable(tmp_path) == tmp_path
+    assert names(tmp_path) == []
+    for missing in (tmp_path / "share", tmp_path / "share" / "deeper"):
+        with pytest.raises(StorageError, match="No such file"):
+            prove_writable(missing)
+    assert names(tmp_path) == []

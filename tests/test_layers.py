@@ -21,7 +21,10 @@ LAYERS = {
         "crf", "losses", "metrics", "postprocess", "scores", "bootstrap", "cleanup", "components", "measurements",
         "diameter", "proof",
     ],
-    5: ["labels", "regions", "volume", "findings", "files", "yamlfile", "registry", "threads", "extras", "maker"],
+    5: [
+        "labels", "regions", "volume", "findings", "files", "yamlfile", "registry", "threads", "extras", "maker",
+        "sides",
+    ],
     6: ["errors"],
 }  # fmt: skip
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

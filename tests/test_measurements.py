@@ -82,7 +82,7 @@ def test_random_masks_on_random_grids_agree_with_a_loop(seed: int, kind: str) ->
     affine[:3, 3] = rng.uniform(-100, 100, 3)
     image = rng.normal(1e4, 3, shape).astype(np.float32)
     labels = label_map(array, affine)
-    measured = measure(labels, Volume(image, affine, modality="CT"))
+    measured = measure(labels, Volume(image, affine), "HU")
     assert [one.label.index for one in measured] == [value for value in NAMES if (array == value).any()]
     for one in measured:
         expected = by_loops(labels, image, one.label.index)
@@ -222,7 +222,7 @@ def test_the_hull_is_that_of_scipy(seed: int) -> None:
 def test_the_tables_hold_the_numbers_with_units_in_their_names() -> None:
     rng = np.random.default_rng(1)
     labels = label_map(rng.choice([0, 1, 3], (5, 6, 7)).astype(np.uint8), SHEARED)
-    measured = measure(labels, Volume(rng.normal(size=(5, 6, 7)), SHEARED, modality="CT"))
+    measured = measure(labels, Volume(rng.normal(size=(5, 6, 7)), SHEARED), "HU")
     rows = list(csv.DictReader(io.StringIO(measurements_csv(measured))))
     listed = json.loads(measurements_json(measured))["measurements"]
     for one, row, entry in zip(measured, rows, listed, strict=True):
@@ -243,6 +243,21 @@ def test_the_tables_hold_the_numbers_with_units_in_their_names() -> None:
         assert np.allclose(entry["longest_axial_diameter"]["ends_ras_mm"], one.diameter.ends_mm, atol=1e-6)
         assert np.allclose([float(row[f"centroid_{axis}_ras_mm"]) for axis in "xyz"], one.centroid_mm, atol=1e-6)
         assert np.allclose(entry["centroid_ras_mm"], one.centroid_mm, atol=1e-6)
+
+
+def test_the_unit_is_what_the_caller_says_and_nothing_without_values() -> None:
+    """The values of a CT need not be HU: its rescale may be missing, or of another type."""
+    labels = label_map(np.ones((2, 2, 2), dtype=np.uint8))
+    assert measure(labels, Volume(np.ones((2, 2, 2)), np.eye(4), modality="CT"))[0].unit == ""
+    assert measure(labels, Volume(np.full((2, 2, 2), np.nan), np.eye(4)), "HU")[0].unit == ""
+
+
+def test_the_channel_is_named_where_there_are_several() -> None:
+    one = only(np.ones((1, 1, 1)), image=np.full((1, 1, 1), 7.0))
+    (row,) = csv.DictReader(io.StringIO(measurements_csv([one], "0 (MR)")))
+    assert (row["channel"], row["mean"], row["longest_axial_diameter_mm"]) == ("0 (MR)", "7.0", "1.0")
+    assert json.loads(measurements_json([one], "0 (MR)"))["channel"] == "0 (MR)"
+    assert "channel" not in measurements_csv([one]) + measurements_json([one])
 
 
 def test_what_is_not_known_is_left_open_in_the_tables() -> None:

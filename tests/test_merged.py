@@ -25,7 +25,7 @@ from medseg.packages import model_hash
 from medseg.recipe import load_recipe
 from medseg.recipe.labels import merged_labels
 from medseg.recipe.models import ModelEntry
-from medseg.recipe.running import options_of, relabelled
+from medseg.recipe.running import envelope_of, options_of, relabelled
 from medseg.volume import Volume
 from tests.builders import tiny_case, tiny_package
 
@@ -153,7 +153,7 @@ def test_all_that_names_a_label_follows_its_new_name(folder):
     save(folder / "first", 0, postprocessing={"keep_largest": ["box"]})
     merged = load_merged(recipe_in(folder, "model: {path: first, rename: {box: ball, ball: box}}\n"), CPU)
     assert merged.packages[0].postprocessing.keep_largest == ("ball",)
-    assert merged.envelopes == ((merged.packages[0].envelope, ("box", "ball")),)
+    assert merged.envelopes == ((envelope_of(merged.packages[0]), ("box", "ball")),)
     recipe = recipe_in(folder, "model: {path: first, rename: {box: cube}}\n")
     seen = package.envelope.model_copy(update={"labels": {"ball": 1, "box": 2}})
     package = tiny_package().model_copy(update={"envelope": seen})

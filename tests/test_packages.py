@@ -7,7 +7,7 @@ import pytest
 from medseg.errors import ModelError
 from medseg.packages import find_model, model_hash, require_sha256
 from medseg.recipe import Recipe, load_recipe
-from medseg.recipe.packages import find_models, models_hash, recipe_hash
+from medseg.recipe.packages import find_models, models_hash, recipe_hash, without_delivery
 from tests.builders import save_tiny_model
 
 
@@ -89,6 +89,16 @@ def test_hashes_say_what_changes_a_mask(tmp_path):
     others = [*(hashes(f"model: a\n{change}") for change in changes), *map(hashes, models)]
     assert len({other[1] for other in others} | {one[1]}) == 7
     assert {other[0] for other in others} == {one[0]}
+
+
+def test_another_delivery_is_another_run_of_the_same_objects(tmp_path):
+    save_tiny_model(tmp_path / "a")
+    texts = ["", "deliver: [{to: folder, path: 'all/{case}'}]\n", "outputs: {seg: {}}\n"]
+    found = [find_models(recipe_in(tmp_path, f"model: a\n{text}")) for text in texts]
+    usual, elsewhere, other = map(recipe_hash, found)
+    assert usual != elsewhere
+    usual, elsewhere, other = (recipe_hash(without_delivery(recipe)) for recipe in found)
+    assert usual == elsewhere != other
 
 
 def test_a_recipe_made_in_code_looks_from_the_current_folder(tmp_path, monkeypatch):

@@ -24,9 +24,10 @@ from typing import Any
 
 from medseg import __version__
 from medseg.batch.database import chunks, connect, storing, writing
+from medseg.batch.delivery import Deliveries
 from medseg.batch.job import Job, JobResult
 from medseg.batch.owner import this_process
-from medseg.batch.placing import Placing, delete_files
+from medseg.batch.placing import Placing, drop_files
 from medseg.batch.planning import Terms, put, require_alone, share_targets, stays, take_back
 from medseg.batch.rows import Row, State, row_of
 from medseg.batch.schema import (
@@ -62,6 +63,9 @@ class Ledger:
         clock: Seconds since 1970.
         busy_s: How long to wait for another process that writes.
 
+    Attributes:
+        deliveries: Folders elsewhere that outputs go to; none until they are named.
+
     Raises:
         StorageError: The file cannot be opened, or is damaged. Every method raises it where the file cannot
             be read or written any more.
@@ -82,6 +86,7 @@ class Ledger:
         self.path = folder / LEDGER_FILE
         self.owner = this_process()
         self.folder = folder
+        self.deliveries = Deliveries()
         self._terms = Terms(model, settings)
         self._strikes, self._lease_s, self._clock = strikes, lease_s, clock
         self._beat = 0.0
@@ -166,9 +171,10 @@ class Ledger:
 
         Raises:
             StorageError: An output cannot be moved, or the ledger cannot be written.
-            InputError: An output of another study lies in the place of one.
+            InputError: An output of another study, or a strange file elsewhere, lies in the place of one.
         """
         key, held = result.key, bool(result.held)
+        self.deliveries.require()
         placing = Placing(self.folder, result)
         with self._writing() as database:
             if not database.execute(OWNED, (key, self.owner)).fetchone():
@@ -277,13 +283,15 @@ class Ledger:
         """Record how a study ended that this process has in work; nothing where it lost it to another one."""
         settings = settings or self._terms.settings
         values = (state.value, *why, json.dumps(record), self._clock(), __version__, strike, settings)
+        if placing is None:  # else a file of a share that is away would look like one that is deleted
+            self.deliveries.require()
         with self._writing() as database:
             if not database.execute(END, (*values, key, self.owner)).rowcount:
                 return None
             if placing:
                 placing.move(database)
             else:
-                delete_files(database, self.folder, key)
+                drop_files(database, self.folder, key)
         return state
 
 

@@ -17,9 +17,9 @@ import torch
 from medseg import __version__
 from medseg.batch.job import Job, JobResult
 from medseg.batch.network import StudyNetwork
+from medseg.batch.readable import files_of
 from medseg.batch.worker import Crew, StudyReader, StudyWriter, Worker, Writer, known_error
 from medseg.dicom.policy import Policies
-from medseg.dicom.reference import SeriesReference
 from medseg.errors import DeviceError, MedsegError, ModelError, StorageError, UsageError
 from medseg.files import make_folder, write_text
 from medseg.loading import InferenceOptions
@@ -50,8 +50,9 @@ def study_crew(
         writer: Makes the last stage, given the scratch folder; picklable. By default it writes a label map alone.
         needs_images: Whether it looks at the images.
     """
+    of_objects = isinstance(model, Recipe) and model.needs_dicom
     return Crew(
-        partial(StudyReader, policies),
+        partial(StudyReader, policies, of_objects),
         partial(StudyNetwork, model, options, scratch=scratch, sharers=sharers),
         partial(writer, scratch),
         needs_images,
@@ -162,7 +163,7 @@ class NodeWorker:
 
 def sees(job: Job) -> bool:
     """Whether this machine can read the first file of a study: one that cannot, lacks the whole storage."""
-    files = SeriesReference.unpack(job.series).files if job.series else job.files
+    files = files_of(job)
     return not files or os.access(files[0], os.R_OK)
 
 

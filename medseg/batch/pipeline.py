@@ -6,17 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.batch.job import Job, case_folder
+from medseg.batch.readable import reading_files_of
 from medseg.batch.scratch import study_folder
 from medseg.batch.worker import Images, Segmented, Written, outputs_of
 from medseg.data.fingerprint import Fingerprint
 from medseg.dicom.origin import read_origin
 from medseg.dicom.policy import Policies
+from medseg.dicom.source import FileSource, ZipSource
 from medseg.errors import UsageError
 from medseg.maker import Maker
 from medseg.outputs.case import DrawnCase
 from medseg.outputs.making import not_dicom
-from medseg.outputs.release import release
+from medseg.outputs.release import names_of, release
 from medseg.recipe import Recipe
+from medseg.recipe.deliver import HELD_FOLDER
 from medseg.study import Study, all_findings, study_name
 
 
@@ -55,7 +58,12 @@ class PipelineWriter:
         Raises:
             ProofError: An output that was read back is not the mask.
             DicomError: The series has changed since it was read, or lacks what an object must refer to.
+            UnreadableError: Its files cannot be read now, whatever is in them.
         """
+        with reading_files_of(job):
+            return self._written(job, images, made)
+
+    def _written(self, job: Job, images: Images, made: Segmented) -> Written:
         pipeline = self.pipeline
         stack = job.study(pipeline.policies).stack if self._needs_headers else None
         case = DrawnCase(
@@ -87,15 +95,34 @@ def checked_study(study: Study, recipe: Recipe, output: Path) -> Study:
     Raises:
         UsageError: It lies where its own outputs will: they would overwrite it.
     """
-    own = (output / case_folder(study)).resolve()
-    for file in study.files:
-        if file.resolve().is_relative_to(own):
+    own = _own_folders(study, recipe, output)
+    for folder in _folders_of(study):
+        if any(folder.is_relative_to(place) for place in own):
             raise UsageError(
-                file,
+                study.source,
                 expected="an input outside of its own outputs",
                 found="one in them",
-                remedy="choose another -o",
+                remedy="choose another -o, or another folder to deliver to",
             )
     if study.files and recipe.needs_dicom and study.problem is None:
         return replace(study, problem=not_dicom(study_name(study)))
     return study
+
+
+def _own_folders(study: Study, recipe: Recipe, output: Path) -> list[Path]:
+    """Return every folder that outputs of a study may come to, delivered or held back, links followed."""
+    case = case_folder(study)
+    names = names_of(case, study.stack.series if study.stack else None)
+    delivered = [delivery.folder(names) for delivery in recipe.deliver]
+    held = [Path(HELD_FOLDER) / (case if folder.is_absolute() else folder) for folder in delivered]
+    return [(output / folder).resolve() for folder in (*delivered, *held)]
+
+
+def _folders_of(study: Study) -> set[Path]:
+    """Return the folders that the files of a study lie in, links followed."""
+    folders: set[Path] = set()
+    for frame in study.stack.frames if study.stack else ():
+        source = frame.header.source
+        if isinstance(source, FileSource | ZipSource):
+            folders.add((source.path if isinstance(source, FileSource) else source.archive).parent)
+    return {folder.resolve() for folder in folders} | {file.resolve().parent for file in study.files}

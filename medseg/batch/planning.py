@@ -9,9 +9,9 @@ from pathlib import Path
 from medseg import __version__
 from medseg.batch.job import Job, JobResult
 from medseg.batch.owner import is_held
-from medseg.batch.placing import delete_files
+from medseg.batch.placing import drop_files
 from medseg.batch.rows import WRITTEN, Row, State
-from medseg.batch.schema import FREE, INHERIT, LEFTOVER, PUT, RIVAL, TAKE_BACK, WAITING, WITHOUT_LABELS
+from medseg.batch.schema import FREE, INHERIT, LEFTOVER, MOVING, PUT, RIVAL, TAKE_BACK, WAITING, WITHOUT_LABELS
 from medseg.errors import InputError, UsageError
 from medseg.findings import FindingCode
 
@@ -99,11 +99,12 @@ def share_targets(database: sqlite3.Connection, folder: Path, now: float) -> Non
 
     A study of an earlier command gives it to one of this command, unless it is in work; of several of this command
     the one that the ledger has known for longest keeps it. What lies in the output folder
-    for a study that is now refused is deleted.
-
-    Raises:
-        StorageError: A file cannot be deleted.
+    for a study that is now refused is deleted, and so is what a study has whose files were on their way when its
+    process ended: half of them would stay delivered. Who cannot be rid of a file is told so.
     """
+    for half in database.execute(MOVING).fetchall():
+        if half["state"] != "running" or not is_held(half["worker"], half["lease"], now):
+            drop_files(database, folder, half["key"])
     for old in database.execute(LEFTOVER).fetchall():
         if old["state"] != "running" or not is_held(old["worker"], old["lease"], now):
             database.execute(INHERIT, (old["heir"], old["key"]))
@@ -112,7 +113,7 @@ def share_targets(database: sqlite3.Connection, folder: Path, now: float) -> Non
         if not database.execute(RIVAL, (row["target"], row["key"])).fetchone():
             database.execute(FREE, (row["key"],))
     for row in database.execute(WITHOUT_LABELS).fetchall():
-        delete_files(database, folder, row["key"])
+        drop_files(database, folder, row["key"])
 
 
 def take_back(database: sqlite3.Connection, folder: Path, most: int, *, owner: str, now: float) -> None:
@@ -124,10 +125,8 @@ def take_back(database: sqlite3.Connection, folder: Path, most: int, *, owner: s
         most: Strikes that quarantine a study.
         owner: This process, whose studies are left alone.
         now: Seconds since 1970.
-
-    Raises:
-        StorageError: A file cannot be deleted.
     """
+    moving = {row["key"] for row in database.execute(MOVING).fetchall()}
     running = database.execute("SELECT * FROM studies WHERE state = 'running' AND worker != ?", (owner,))
     for row in running.fetchall():
         if is_held(row["worker"], row["lease"], now):
@@ -137,8 +136,8 @@ def take_back(database: sqlite3.Connection, folder: Path, most: int, *, owner: s
         message = f"the program ended {row['attempts']} times while this study was in work" if is_out else ""
         state = State.QUARANTINED if is_out else State.PLANNED
         database.execute(TAKE_BACK, (state.value, strikes, "CRASH" if is_out else "", message, row["key"]))
-        if is_out:
-            delete_files(database, folder, row["key"])
+        if is_out or row["key"] in moving:
+            drop_files(database, folder, row["key"])
 
 
 def _taken(job: Job) -> InputError:

@@ -31,11 +31,13 @@ CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, key TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_key ON files (key);
 CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS moving (key TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS again (key TEXT PRIMARY KEY);
 CREATE TEMP TABLE mine (key TEXT PRIMARY KEY);
 """
 """``files``: what was written for a study, and lies in the output folder or elsewhere; ``folders``: which were made
-for that; ``again``: what is to be tried again; ``mine``: what this process has planned."""
+for that; ``moving``: studies whose files are on their way; ``again``: what is to be tried again; ``mine``: what is
+planned by this process."""
 PUT = """
 INSERT INTO studies (number, key, name, source, target, model, settings, version, state, code, message)
 VALUES ((SELECT coalesce(max(number), 0) + 1 FROM studies), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -85,6 +87,12 @@ WITHOUT_LABELS = """
 SELECT DISTINCT key FROM files JOIN mine USING (key) JOIN studies USING (key) WHERE state = 'refused'
 """
 """Studies of this process that are refused and have files."""
+MOVING = """
+SELECT moving.key AS key, state, worker, lease FROM moving LEFT JOIN studies USING (key)
+"""
+"""Studies whose files are on their way, or were when their process ended; one that is forgotten has no state."""
+TELL_OF = "UPDATE studies SET message = ltrim(message || ?, '; ') WHERE key = ? AND instr(message, ?) = 0"
+"""Add to the reason of a study, once: what, key, what."""
 WANTED_AGAIN = "INSERT OR IGNORE INTO again SELECT key FROM studies WHERE state = ?"
 TAKE_BACK = "UPDATE studies SET state = ?, strikes = ?, code = ?, message = ? WHERE key = ?"
 END = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from medseg.batch.job import JobResult
 from medseg.batch.ledger import Ledger
 from medseg.batch.observer import Observer
@@ -32,9 +34,15 @@ def settle(ledger: Ledger, result: JobResult) -> State | None:
     if isinstance(error, StorageError) and _stops_all(ledger, error):
         ledger.requeue([result.key])
         raise error
-    if isinstance(error, InputError) and not isinstance(error, OutOfMemoryError | UnreadableError):
-        return ledger.refuse(result.key, error, result.without_outputs().record())
-    return ledger.fail(result.key, error.code, str(error), result.without_outputs().record())
+    record = result.without_outputs().record()
+    try:
+        if isinstance(error, InputError) and not isinstance(error, OutOfMemoryError | UnreadableError):
+            return ledger.refuse(result.key, error, record)
+        return ledger.fail(result.key, error.code, str(error), record)
+    except StorageError:
+        with suppress(StorageError):
+            ledger.requeue([result.key])
+        raise
 
 
 def tell_plan(ledger: Ledger, observer: Observer) -> None:

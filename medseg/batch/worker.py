@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from medseg.batch.job import Job, JobResult, Output
+from medseg.batch.readable import reading_files_of
 from medseg.batch.scratch import study_folder
+from medseg.dicom.origin import read_origin
 from medseg.dicom.policy import Policies
-from medseg.dicom.reference import SeriesReference
-from medseg.errors import InputError, MedsegError, OutOfMemoryError, UnreadableError, is_out_of_memory
+from medseg.errors import InputError, MedsegError, OutOfMemoryError, is_out_of_memory
 from medseg.files import sha256_of
 from medseg.findings import Finding
 from medseg.labels import LabelMap
@@ -119,28 +120,24 @@ class StudyReader:
 
     Attributes:
         policies: What to do about irregular DICOM series; the safest by default.
+        of_objects: DICOM objects are to be made: a series that none can be made of is refused before it is segmented.
     """
 
     policies: Policies = field(default_factory=Policies)
+    of_objects: bool = False
 
     def __call__(self, job: Job) -> Images:
         """See `Reader`.
 
         Raises:
             UnreadableError: A file cannot be read now, whatever is in it.
+            DicomError: No object can be made of the series.
         """
-        try:
-            return read_study(job.study(self.policies))
-        except InputError as error:
-            reason = None if job.problem else _unread(job, error)
-            if reason is None:
-                raise
-            raise UnreadableError(
-                job.name,
-                expected="files that can be read",
-                found=reason,
-                remedy="see that their storage is there, and try again",
-            ) from error
+        with reading_files_of(job):
+            study = job.study(self.policies)
+            if study.stack and self.of_objects:
+                read_origin(study.stack)
+            return read_study(study)
 
 
 @dataclass(frozen=True)
@@ -240,21 +237,6 @@ def result_from(
     seconds = {**written.timings_s, **timings}
     done = (written.outputs, written.volumes_ml, found, seconds, made.rung, made.device)
     return JobResult(key, *done, made=written.made, held=written.held)
-
-
-def _unread(job: Job, error: InputError) -> str | None:
-    """Return why the files of a study cannot be read, where it is the storage that does not give them."""
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.errno:
-        return cause.strerror or type(cause).__name__
-    files = SeriesReference.unpack(job.series).files if job.series else job.files
-    try:
-        for file in files:
-            with Path(file).open("rb") as stream:
-                stream.read(1)
-    except OSError as now:
-        return now.strerror or type(now).__name__
-    return None
 
 
 def known_error(error: Exception, name: str) -> MedsegError:

@@ -11,6 +11,7 @@ import typer
 from medseg.cli.batching import COMMAND_NOTE, has_ledger, restored
 from medseg.cli.batchview import print_summary
 from medseg.cli.console import console
+from medseg.cli.packaging import PACKAGES_NOTE
 from medseg.cli.segment import segment
 from medseg.errors import UsageError
 
@@ -67,13 +68,14 @@ def retry(
     chosen = [*[State.QUARANTINED] * quarantined, *[State.HELD] * held]
     with _opened(output) as ledger:
         count = ledger.retry(chosen or PROBLEMS)
-        command = ledger.note(COMMAND_NOTE)
+        command, packages = ledger.note(COMMAND_NOTE), ledger.note(PACKAGES_NOTE)
     console.print(f"{count} studies planned again", highlight=False)
     if plan_only or not count:
         return
     if command is None:
         raise UsageError(output, expected="the batch's command", found="none", remedy="run medseg segment again")
     ctx.params = restored(command) | {"resume": True}
+    ctx.meta[PACKAGES_NOTE] = packages
     segment(ctx, **ctx.params)
 
 

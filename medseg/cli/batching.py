@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from medseg.batch.schema import LEDGER_FILE
 from medseg.cli.batchview import BatchView, print_summary
 from medseg.cli.clustering import work_on_cluster
 from medseg.cli.console import console, errors, progress_bar
+from medseg.cli.packaging import PACKAGES_NOTE, noted
 from medseg.errors import NOTHING_DONE, SOME_FAILED, StorageError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Batch:
         time_limit_s: Of one study.
         in_process: Whether all happens in this process; None where that is for medseg to choose.
         cluster: Address of a Ray cluster to run on; None for this machine.
+        packages: Those that were found for the models of a recipe, by their names in it.
     """
 
     model: Path | Recipe
@@ -98,6 +100,7 @@ class Batch:
     time_limit_s: float | None = None
     in_process: bool | None = None
     cluster: str | None = None
+    packages: Mapping[str, Path] = field(default_factory=dict)
 
     def run(
         self,
@@ -118,6 +121,7 @@ class Batch:
         Raises:
             MedsegError: The batch cannot go on: the disk is full, the model cannot be loaded.
         """
+        from medseg.batch.delivery import Deliveries
         from medseg.batch.ledger import Ledger
         from medseg.batch.run import plan_batch
         from medseg.batch.scratch import scratch_folder
@@ -125,9 +129,11 @@ class Batch:
 
         strikes, is_known = self.retries + 1, has_ledger(self.output)
         with Ledger(self.output, *self.hashes, strikes=strikes) as ledger, scratch_folder(self.output) as scratch:
+            ledger.deliveries = Deliveries(self._delivery_roots)
             jobs = plan_batch(ledger, self._jobs(studies), again=again)
             found()
             ledger.note(COMMAND_NOTE, _plain(params))
+            ledger.note(PACKAGES_NOTE, noted(self.packages))
             ledger.note(ENVIRONMENT_NOTE, environment())
             start = time.monotonic()
             try:
@@ -173,15 +179,24 @@ class Batch:
 
     def crew_maker(self, options: InferenceOptions) -> Callable[..., Crew]:
         """Return what makes reader, network and writer, given a scratch folder; other machines may be sent it."""
+        from medseg.batch.network import settings_hash
         from medseg.batch.node import study_crew
         from medseg.batch.opening import open_pipeline
         from medseg.batch.pipeline import PipelineWriter
+        from medseg.recipe.packages import without_delivery
 
         if isinstance(self.model, Path):
             return partial(study_crew, self.model.absolute(), options, self.policies)
-        pipeline = open_pipeline(self.model, self.policies, self.hashes[1].partition(":")[0])
+        settings = settings_hash(self.options, self.policies, without_delivery(self.model))
+        pipeline = open_pipeline(self.model, self.policies, settings.partition(":")[0])
         writer = partial(PipelineWriter, pipeline)
         return partial(study_crew, self.model, options, self.policies, writer=writer, needs_images=True)
+
+    @property
+    def _delivery_roots(self) -> list[Path]:
+        """The folders outside of the output folder that studies are delivered to."""
+        deliveries = () if isinstance(self.model, Path) else self.model.deliver
+        return [delivery.root for delivery in deliveries if delivery.root is not None]
 
     def _jobs(self, studies: Iterable[Study]) -> Iterator[Job]:
         """Yield the job of each study; none may write over an input."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ from medseg.shipped import Shelf, find_yaml
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from medseg.labels import LabelSet
+    from medseg.model import ModelPackage
     from medseg.recipe import Recipe
     from medseg.recipe.models import ModelEntry
 
@@ -171,23 +171,24 @@ def _check_recipe(path: Path, notes: list[str]) -> None:
     from medseg.recipe.labels import check_against, config_error, key_of
 
     recipe = load_recipe(str(path))
-    own: list[LabelSet | None] = []
+    packages: list[ModelPackage | None] = []
     problems = []
     for number, entry in enumerate(recipe.models):
-        labels = None
+        package = None
         try:
-            labels = _labels_of(entry, ".".join(map(str, key_of(recipe, number))), notes)
+            package = _package_of(entry, ".".join(map(str, key_of(recipe, number))), notes)
         except MedsegError as error:
             problems.append((key_of(recipe, number), str(error)))
-        own.append(labels)
+        packages.append(package)
     if problems:
         raise config_error(recipe, problems)
-    check_against(recipe, own)
+    check_against(recipe, [package.labels if package else None for package in packages])
     notes.extend(_said_of(recipe))
+    notes.extend(_uncheckable(recipe, [package for package in packages if package]))
 
 
-def _labels_of(entry: ModelEntry, key: str, notes: list[str]) -> LabelSet | None:
-    """Return the labels of a model; None where it is not on this machine, which is noted."""
+def _package_of(entry: ModelEntry, key: str, notes: list[str]) -> ModelPackage | None:
+    """Return the package of a model; None where it is not on this machine, which is noted."""
     from medseg.errors import ModelError
     from medseg.inference.scope import values_of
     from medseg.model import load_package
@@ -205,7 +206,22 @@ def _labels_of(entry: ModelEntry, key: str, notes: list[str]) -> LabelSet | None
         values_of(entry.roi_labels, load_package(coarse).labels)
     package = load_package(folder)
     notes.append(f"{key}: {package.name} at {folder}, sha256: {sha256}")
-    return package.labels
+    return package
+
+
+def _uncheckable(recipe: Recipe, packages: Sequence[ModelPackage]) -> Iterator[str]:
+    """Yield the flags of `hold` that no study will be held back for, where all packages are on this machine."""
+    from medseg.quality import uncheckable
+    from medseg.recipe.labels import merged_labels
+    from medseg.recipe.running import relabelled
+
+    if not recipe.quality.hold or len(packages) < len(recipe.models):
+        return
+    names = merged_labels(recipe, [package.labels for package in packages]).names
+    pairs = zip(packages, recipe.models, names, strict=True)
+    envelopes = [(relabelled(package, recipe, entry).envelope, of_model) for package, entry, of_model in pairs]
+    for said in uncheckable(envelopes, recipe.quality):
+        yield f"quality.hold: not in the package, so no study is held back for it: {said}"
 
 
 def _said_of(recipe: Recipe) -> Iterator[str]:
@@ -213,3 +229,5 @@ def _said_of(recipe: Recipe) -> Iterator[str]:
         yield "no model: it only chooses series, for medseg dicom plan --recipe and medseg segment --recipe"
     if recipe.needs_probabilities:
         yield "probabilities need h5py: pip install 'medseg[probabilities]'"
+    if recipe.has_uncleaned:
+        yield "postprocess: probabilities, and a FRACTIONAL seg, are as the model gives them, not cleaned up"

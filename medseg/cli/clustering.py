@@ -25,6 +25,18 @@ ClusterAddress = Annotated[
 ]
 
 
+def packages_of(batch: Batch) -> list[Path]:
+    """Return every package that a batch computes with, the coarse ones of regions among them, as absolute paths."""
+    if isinstance(batch.model, Path):
+        models, coarse = [batch.model], []
+    else:
+        models = [Path(entry.path) for entry in batch.model.models]
+        coarse = [Path(entry.roi_from) for entry in batch.model.models if entry.roi_from]
+    if batch.options.roi_from:  # goes before those of the recipe
+        coarse = [batch.options.roi_from]
+    return list(dict.fromkeys(package.absolute() for package in (*models, *coarse)))
+
+
 def work_on_cluster(batch: Batch, ledger: Ledger, jobs: dict[str, Job], scratch: Path, observer: Observer) -> None:
     """Do what the ledger has left to do; see `medseg.batch.cluster.run_on_cluster`.
 
@@ -46,9 +58,7 @@ def work_on_cluster(batch: Batch, ledger: Ledger, jobs: dict[str, Job], scratch:
 
     first = batch.options.roi_from
     options = replace(batch.options, roi_from=first.absolute() if first else None)
-    of_recipe = () if isinstance(batch.model, Path) else batch.model.models
-    models = [batch.model.absolute()] if isinstance(batch.model, Path) else [Path(m.path) for m in of_recipe]
-    hashes = tuple((model, model_hash(model)) for model in models)
+    hashes = tuple((package, model_hash(package)) for package in packages_of(batch))
     order = Order(batch.crew_maker(options), hashes, scratch.absolute())
     how = ClusterOptions(batch.cluster or "auto", options.device, batch.time_limit_s)
     run_on_cluster(ledger, jobs, order, batch.output.absolute(), observer, how)

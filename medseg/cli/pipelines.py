@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,8 @@ SaveProbabilities = Annotated[
     bool,
     typer.Option(
         "--save-probabilities",
-        help="Of every class, float16 on the image's own grid: NAME.probabilities.h5 beside the label map.",
+        help="Of every class, float16 on the image's own grid: NAME.probabilities.h5 beside the label map; with "
+        "--outputs CASE/labels.probabilities.h5.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -58,15 +60,14 @@ def asked_recipe(
     per_organ: bool,
     probabilities: bool,
 ) -> Recipe | None:
-    """Return the recipe of a command, its models found; None where one label map is all that is asked for.
+    """Return the recipe of a command as it is written; None where one label map is all that is asked for.
 
     Raises:
         UsageError: Options contradict one another, an output is of no known kind, or there is no such pipeline.
         ConfigError: The pipeline is not valid.
-        ModelError: A model is nowhere, or is not the one of its hash.
+        StorageError: A folder that studies are delivered to cannot be written to.
     """
     from medseg.recipe import load_recipe
-    from medseg.recipe.packages import find_models
 
     if (model is None) == (pipeline is None):
         found = "neither" if model is None else "both"
@@ -78,24 +79,34 @@ def asked_recipe(
         if given := [option for option, value in beside.items() if value]:
             remedy = "write it into the pipeline"
             raise UsageError(given[0], expected="none beside --pipeline", found="one", remedy=remedy)
-        return _with_folders(find_models(load_recipe(pipeline)))
+        return _with_folders(load_recipe(pipeline))
     if outputs is None and not per_organ:
         return None
     chosen = load_recipe(recipe).model_dump(include={"select", "on"}, exclude_unset=True) if recipe else {}
     kinds = [kind.strip() for kind in (outputs or "nifti").split(",")] + ["probabilities"] * probabilities
-    return find_models(_recipe_of(chosen | {"model": str(model)}, kinds, per_organ=per_organ))
+    return _recipe_of(chosen | {"model": str(Path(model or "").absolute())}, kinds, per_organ=per_organ)
 
 
 def _with_folders(recipe: Recipe) -> Recipe:
-    """Refuse a delivery to a folder that is not there: a share that is not mounted would fill the local disk."""
+    """Refuse a delivery to a folder that is not there: a share that is not mounted would fill the local disk.
+
+    Raises:
+        UsageError: It is not there.
+        StorageError: Nothing can be written to it.
+    """
+    from medseg.files import prove_writable
+
     for delivery in recipe.deliver:
-        if delivery.root is not None and not delivery.root.is_dir():
+        if delivery.root is None:
+            continue
+        if not os.path.lexists(delivery.root):
             raise UsageError(
                 delivery.root,
                 expected="the folder that studies are delivered to",
                 found="none",
                 remedy="mount the share, or make the folder",
             )
+        prove_writable(delivery.root)
     return recipe
 
 

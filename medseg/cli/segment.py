@@ -24,6 +24,7 @@ from medseg.cli.batchview import ScanBar
 from medseg.cli.clustering import ClusterAddress
 from medseg.cli.dryrun import DryRun, Memory, RoiFrom, RoiLabels, RoiMargin, SkipAir, print_dry_run
 from medseg.cli.few import segment_few
+from medseg.cli.packaging import PACKAGES_NOTE, found_packages
 from medseg.cli.pipelines import (
     OutputKinds,
     PerOrgan,
@@ -113,8 +114,9 @@ def segment(
 
     Of DICOM the one series a study is taken that is of the model's modality; where several are, a recipe chooses.
 
-    From 3 studies on, or with --from-file, OUTPUT/ledger.sqlite keeps what became of each: the same command goes on
-    where it was interrupted, however it was. See medseg batch status OUTPUT, and OUTPUT/batch.html at the end.
+    From 3 studies on, and with --pipeline, --outputs, --per-organ or --from-file always, OUTPUT/ledger.sqlite
+    keeps what became of each: the same command goes on where it was interrupted, however it was. See
+    medseg batch status OUTPUT, and OUTPUT/batch.html at the end.
 
     Example: [bold]medseg segment --model runs/liver CT_FOLDER scan.nii.gz -o masks[/bold]
 
@@ -123,7 +125,6 @@ def segment(
     Example: [bold]medseg segment --pipeline ct_torso_demo STUDIES -o masks[/bold]
     """
     from medseg.batch.find import given_inputs, iterate_studies
-    from medseg.files import make_folder
     from medseg.loading import InferenceOptions
     from medseg.nifti import is_nifti
 
@@ -141,6 +142,7 @@ def segment(
         save_probabilities=save_probabilities,
     )
     asked = asked_recipe(model, pipeline, recipe, outputs, per_organ=per_organ, probabilities=save_probabilities)
+    asked, packages = found_packages(asked, ctx.meta.get(PACKAGES_NOTE))
     rules, policies = rules_and_policies(
         pipeline or recipe,
         gantry_tilt=on_tilt,
@@ -158,9 +160,7 @@ def segment(
     if dry_run:
         _dry_run(model, asked, options, studies)
         return
-    if asked and is_nifti(output):
-        raise _not_one_file()
-    make_folder(output.parent if is_nifti(output) else output)
+    _make_folder(output, is_recipe=asked is not None)
     limit_s = parse_time(time_limit, "--time-limit") if time_limit else None
     is_watched = limit_s is not None or in_process is False or retries != USUAL_RETRIES
     _check_processes(is_nifti(output), cluster, limit_s, in_process, is_watched=is_watched)
@@ -170,7 +170,9 @@ def segment(
         few = [*first, *studies]
         scanned.stop()
         raise typer.Exit(segment_few(model, options, few, output))
-    batch = Batch(asked or model or Path(), output, options, policies, retries, limit_s, in_process, cluster)
+    batch = Batch(
+        asked or model or Path(), output, options, policies, retries, limit_s, in_process, cluster, packages
+    )
     raise typer.Exit(batch.run(chain(first, studies), ctx.params, again=not resume, found=scanned.stop))
 
 
@@ -190,9 +192,15 @@ def _check_processes(
         )
 
 
-def _not_one_file() -> UsageError:
-    expected, found = "a folder, as several files are made of a study", "the name of one file"
-    return UsageError("-o", expected=expected, found=found, remedy="name a folder")
+def _make_folder(output: Path, *, is_recipe: bool) -> None:
+    """Make the folder of what is written; a recipe has no one file."""
+    from medseg.files import make_folder
+    from medseg.nifti import is_nifti
+
+    if is_recipe and is_nifti(output):
+        expected, found = "a folder, as several files are made of a study", "the name of one file"
+        raise UsageError("-o", expected=expected, found=found, remedy="name a folder")
+    make_folder(output.parent if is_nifti(output) else output)
 
 
 def _dry_run(

@@ -23,7 +23,7 @@ class MeasuredLabel(BaseModel):
     Attributes:
         value: In the label map.
         volume_ml: Of all its voxels.
-        is_at_border: Whether a voxel of it lies on a face of the volume.
+        is_at_border: Whether a voxel of it lies on a face of the volume; an axis of one voxel has no faces.
         share_apart: Share of its voxels outside of its largest component; voxels that share a corner are connected.
     """
 
@@ -50,6 +50,18 @@ class LabelStatistics(BaseModel):
     largest_share_apart: float = Field(
         description="The largest share of a case's voxels of it outside of its largest component."
     )
+    percentile_95_share_apart: float | None = Field(
+        default=None, description="95th percentile of that share, which one odd case hardly moves; None if unknown."
+    )
+    smallest_whole_ml: float | None = Field(
+        default=None, description="Of the cases where it touches no face of the volume; None where there are none."
+    )
+
+    @property
+    def usual_share_apart(self) -> float:
+        """The largest share outside of the largest component that is usual in the training cases."""
+        known = self.percentile_95_share_apart
+        return self.largest_share_apart if known is None else known
 
 
 def measure_labels(label: Volume, ignore_value: int | None = None) -> tuple[MeasuredLabel, ...]:
@@ -122,8 +134,12 @@ def occupied_box(array: NDArray[Any]) -> Box | None:
 
 
 def faces(array: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return the six faces of an array: the first and the last plane along i, then j, then k."""
-    return [array[(slice(None),) * axis + (end,)] for axis in range(3) for end in (0, -1)]
+    """Return the faces of an array: the first and the last plane along i, then j, then k.
+
+    An axis of one voxel has none: everything in a single slice would touch both.
+    """
+    axes = [axis for axis, size in enumerate(array.shape) if size > 1]
+    return [array[(slice(None),) * axis + (end,)] for axis in axes for end in (0, -1)]
 
 
 def summarize_labels(
@@ -145,6 +161,7 @@ def summarize_labels(
             continue
         volumes = [label.volume_ml for label in seen]
         low, middle, high = (float(ml) for ml in np.percentile(volumes, (5, 50, 95)))
+        apart = [label.share_apart for label in seen]
         found[name] = LabelStatistics(
             share_of_cases=len(seen) / len(measurements),
             share_at_border=sum(label.is_at_border for label in seen) / len(seen),
@@ -153,7 +170,9 @@ def summarize_labels(
             median_ml=middle,
             percentile_95_ml=high,
             largest_ml=max(volumes),
-            largest_share_apart=max(label.share_apart for label in seen),
+            largest_share_apart=max(apart),
+            percentile_95_share_apart=float(np.percentile(apart, 95)),
+            smallest_whole_ml=min((label.volume_ml for label in seen if not label.is_at_border), default=None),
         )
     return found
 
@@ -168,6 +187,9 @@ def pool_labels(several: Sequence[Mapping[str, LabelStatistics]]) -> dict[str, L
 
 
 def _pooled(parts: Sequence[LabelStatistics]) -> LabelStatistics:
+    apart = [part.percentile_95_share_apart for part in parts]
+    whole = [part.smallest_whole_ml for part in parts if part.smallest_whole_ml is not None]
+
     def mean(field: str) -> float:
         return math.fsum(getattr(part, field) for part in parts) / len(parts)
 
@@ -180,6 +202,8 @@ def _pooled(parts: Sequence[LabelStatistics]) -> LabelStatistics:
         percentile_95_ml=max(part.percentile_95_ml for part in parts),
         largest_ml=max(part.largest_ml for part in parts),
         largest_share_apart=max(part.largest_share_apart for part in parts),
+        percentile_95_share_apart=None if None in apart else max(share for share in apart if share is not None),
+        smallest_whole_ml=min(whole, default=None),
     )
 
 

@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.pixels import pixel_array
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from medseg.dicom.origin import Origin
 from medseg.dicom.proof import reading
 from medseg.dicom.source_images import SourceImages
 from medseg.dicom.structure import text_of_element
 from medseg.proof import Proof, proof_error
+
+_KIND = str(SecondaryCaptureImageStorage), "OT"
 
 
 def prove_captures(path: Path, origin: Origin, picture: NDArray[Any]) -> Proof:
@@ -32,7 +35,7 @@ def prove_captures(path: Path, origin: Origin, picture: NDArray[Any]) -> Proof:
     began, where = perf_counter(), path.name
     with reading(where):
         dataset = dcmread(path)
-        SourceImages(origin).check_object(dataset, where)
+        SourceImages(origin).check_object(dataset, _KIND, where)
         if text_of_element(dataset, "PhotometricInterpretation") != "RGB":
             raise proof_error(where, "red, green and blue", "other colours")
         found = pixel_array(dataset, raw=True)

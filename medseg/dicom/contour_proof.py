@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medseg.dicom.geometry import Vectors
+from medseg.dicom.label_names import object_name
 from medseg.dicom.rtstruct_read import CLOSED
 from medseg.dicom.slice_mask import MOST_OFF_VOXELS, SliceMask
 from medseg.dicom.source_images import SourceImages
@@ -55,7 +56,7 @@ def region_classes(dataset: Dataset, labels: LabelSet, where: str) -> dict[int, 
         (whole_number(item, "ROINumber"), text_of_element(item, "ROIName"))
         for item in dataset.StructureSetROISequence
     ]
-    return match_labels(items, labels, where)
+    return match_labels(items, [object_name(label) for label in labels], where)
 
 
 def tally_contours(

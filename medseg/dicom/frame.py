@@ -117,6 +117,12 @@ class Frame:
     tags: Tags = field(repr=False)
 
 
+def content_order(frame: Frame) -> tuple[object, ...]:
+    """Return what frames are sorted by, whatever their files are called: instance, number, place."""
+    parts = frame.header.sop_instance_uid.split(".")
+    return [(len(part), part) for part in parts], frame.number, frame.position_mm or ()
+
+
 def frame_bytes(header: Header) -> int:
     """Return the size of one frame that is not compressed."""
     return header.rows * header.columns * header.samples_per_pixel * header.bits_allocated // 8

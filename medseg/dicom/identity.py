@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 
 from medseg.dicom.origin import Origin
 from medseg.maker import Maker
 
 _NAMESPACE = uuid.UUID("6c6fa9ee-5d1b-5f43-9d5c-2b1d3f7e6a10")  # of these UIDs; made once, of no meaning
-_NO_DATE, _NO_TIME = "19000101", "000000"
+NO_DATE, NO_TIME = "19000101", "000000"
+"""What stands in attributes of type 1 where the source has no valid date or time."""
+
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d|60)?)?", re.ASCII)  # PS3.5 6.2, without the fraction
 
 
 @dataclass(frozen=True)
 class Identity:
     """The UIDs of one output of one study.
 
-    They are derived from the source's study and series, the mask, the model, its settings and the name of the
-    output, as UUIDs of names (PS3.5 B.2; RFC 9562, version 5): a second run makes the same ones, another model
-    others.
+    They are derived from the source's study, series and slices, the mask, the model, its settings and the name of
+    the output, as UUIDs of names (PS3.5 B.2; RFC 9562, version 5): a second run makes the same ones, whatever the
+    files are called and in whatever order they come; another model makes others.
 
     Attributes:
         origin: The images that the mask was drawn on.
@@ -48,18 +53,23 @@ class Identity:
         return self._uid("other", *what)
 
     @property
+    def made_frame_of_reference_uid(self) -> str:
+        """FrameOfReferenceUID for a source that has none: the same in all objects that are ever made of it."""
+        return uid_of(*self._source, "frame of reference")
+
+    @property
     def date(self) -> str:
-        """ContentDate: that of the source, as an object made again must be the same; see `moment_of`."""
+        """Date of the source, as an object made again must be the same; "" if it has none; see `moment_of`."""
         return moment_of(self.origin)[0]
 
     @property
     def time(self) -> str:
-        """ContentTime; see `date`."""
+        """Time beside `date`; "" where there is none."""
         return moment_of(self.origin)[1]
 
     @property
     def _source(self) -> tuple[str, str, str]:
-        return self.origin.study_uid, self.origin.series_uid, self.origin.stack.series.name
+        return self.origin.study_uid, self.origin.series_uid, self.origin.frames_sha256
 
     @property
     def _made_by(self) -> tuple[str, ...]:
@@ -76,10 +86,24 @@ def uid_of(*parts: str) -> str:
 
 
 def moment_of(origin: Origin) -> tuple[str, str]:
-    """Return the first date (PS3.5 DA) of content, acquisition, series and study, and the time beside it."""
+    """Return the first valid date (PS3.5 DA) of content, acquisition, series and study, and the time beside it.
+
+    Both are empty where there is no date; a time that is not valid is empty.
+    """
     dataset = origin.datasets[0]
     for what in ("Content", "Acquisition", "Series", "Study"):
         date, time = (str(dataset.get(f"{what}{part}") or "").strip() for part in ("Date", "Time"))
-        if len(date) == len(_NO_DATE) and date.isdecimal():
-            return date, time.partition(".")[0] or _NO_TIME
-    return _NO_DATE, _NO_TIME
+        if _is_date(date):
+            time = time.partition(".")[0]
+            return date, time if _TIME.fullmatch(time) else ""
+    return "", ""
+
+
+def _is_date(text: str) -> bool:
+    if len(text) != len(NO_DATE) or not (text.isascii() and text.isdecimal()):
+        return False
+    try:
+        datetime.strptime(text, "%Y%m%d")
+    except ValueError:
+        return False
+    return True

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medseg.dicom.identity import Identity
-from medseg.dicom.origin import Origin
+from medseg.dicom.identity import NO_DATE, NO_TIME, Identity
+from medseg.dicom.origin import PATIENT_AND_STUDY, TYPE_2, Origin
 from medseg.dicom.output_options import ObjectOptions
 from medseg.dicom.quiet import quiet_pydicom
 from medseg.dicom.refusal import refusal
@@ -20,13 +20,6 @@ from medseg.maker import MANUFACTURER, Maker
 IMPLEMENTATION_CLASS_UID = "2.25.131423419411236934424133573838294374161"
 IMPLEMENTATION_VERSION = "MEDSEG"
 
-_PATIENT_AND_STUDY = (
-    "SpecificCharacterSet",
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientIdentityRemoved",
-    "DeidentificationMethod", "DeidentificationMethodCodeSequence", "PatientAge", "PatientSize", "PatientWeight",
-    "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
-    "IssuerOfAccessionNumberSequence", "StudyDescription",
-)  # fmt: skip
 _SOP_CLASSES = {
     "CT": "1.2.840.10008.5.1.4.1.1.2",
     "MR": "1.2.840.10008.5.1.4.1.1.4",
@@ -48,15 +41,18 @@ def start_object(sop_class_uid: str, identity: Identity, options: ObjectOptions,
     """
     dataset = Dataset()
     source = identity.origin.datasets[0]
-    for keyword in _PATIENT_AND_STUDY:
-        if keyword in source:
+    for keyword in PATIENT_AND_STUDY:
+        if keyword in source and (keyword in TYPE_2 or not source[keyword].is_empty):  # 1C must not be empty
             dataset[keyword] = deepcopy(source[keyword])  # an element of its own: setting it leaves the source
     dataset.SOPClassUID = sop_class_uid
     dataset.SOPInstanceUID = identity.instance_uid(number)
     dataset.InstanceNumber = number
     dataset.SeriesInstanceUID = identity.series_uid
-    dataset.ContentDate = dataset.SeriesDate = dataset.InstanceCreationDate = identity.date
-    dataset.ContentTime = dataset.SeriesTime = dataset.InstanceCreationTime = identity.time
+    dataset.ContentDate, dataset.ContentTime = identity.date or NO_DATE, identity.time or NO_TIME  # of type 1
+    if identity.date:
+        dataset.SeriesDate = dataset.InstanceCreationDate = identity.date
+    if identity.time:
+        dataset.SeriesTime = dataset.InstanceCreationTime = identity.time
     describe_maker(dataset, identity.maker, options)
     add_file_meta(dataset)
     return dataset
@@ -109,9 +105,10 @@ def frame_of_reference(origin: Origin, identity: Identity, options: ObjectOption
         expected = "a FrameOfReferenceUID, which the object's coordinates count in"
         remedy = "have the scanner's series exported whole, or set without_frame_of_reference: make"
         raise refusal(origin.where, FindingCode.MADE_FRAME_OF_REFERENCE, expected, "none in the series", remedy)
-    made = Identity(origin, identity.maker, "").other_uid("frame of reference")  # the same in all objects of a mask
     message = "the series has no frame of reference: one was made up, so viewers may not lay the object over it"
-    return made, [Finding(FindingCode.MADE_FRAME_OF_REFERENCE, message, origin.where)]
+    return identity.made_frame_of_reference_uid, [
+        Finding(FindingCode.MADE_FRAME_OF_REFERENCE, message, origin.where)
+    ]
 
 
 def sop_class_of(origin: Origin, number: int, options: ObjectOptions) -> str:
@@ -138,3 +135,21 @@ def sop_class_findings(origin: Origin) -> list[Finding]:
         return []
     message = f"{lacking} file(s) without a SOPClassUID: references name the one of the modality"
     return [Finding(FindingCode.INFERRED_SOP_CLASS, message, origin.where)]
+
+
+def off_slices(origin: Origin, *, is_measured: bool = False) -> list[Finding]:
+    """Return what is to be said of a mask with slices that the series lacks, or that lie between those of it.
+
+    Args:
+        origin: The images that the mask was drawn on.
+        is_measured: Whether the object holds what was measured on the whole mask, and not its slices.
+    """
+    if origin.stack.is_plain:
+        return []
+    told = (
+        "all of the mask was measured, so no segment is referred to"
+        if is_measured
+        else "each slice of the series has the mask's nearest one, the others are left out"
+    )
+    message = f"the mask has {origin.stack.count} slices and the series {len(origin.frames)}: {told}"
+    return [Finding(FindingCode.NOT_ON_SLICES, message, origin.where)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import dcmread
 
@@ -18,16 +20,36 @@ from medseg.dicom.planes import own_affine
 from medseg.dicom.quiet import PYDICOM_ERRORS, quiet_pydicom
 from medseg.dicom.refusal import refusal
 from medseg.dicom.stack import Stack
+from medseg.dicom.tags import tag_of
+from medseg.dicom.values import distinct
 from medseg.errors import InputError, listed
 from medseg.findings import FindingCode
 from medseg.labels import BACKGROUND, LabelMap
 from medseg.volume import Grid, require_same_grid
 
 _MOST_HEADER_BYTES = 1 << 28
-_TYPE_2 = (
+PATIENT_AND_STUDY = (
+    "SpecificCharacterSet", "TimezoneOffsetFromUTC", "LongitudinalTemporalInformationModified",
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientIdentityRemoved",
+    "DeidentificationMethod", "DeidentificationMethodCodeSequence", "PatientAge", "PatientSize", "PatientWeight",
+    "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
+    "PatientBreedDescription", "PatientBreedCodeSequence", "BreedRegistrationSequence",
+    "StrainDescription", "PatientSexNeutered",
+    "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
+    "IssuerOfAccessionNumberSequence", "StudyDescription",
+)  # fmt: skip
+"""What objects made of images have from these (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.12.1)."""
+
+TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
 )  # fmt: skip
+_OF_EVERY_FILE = (
+    "SOPClassUID", "SOPInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "RescaleType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+_REPLACEMENT = "\ufffd"  # what a damaged text is read as
 _REMEDY = "leave DICOM outputs out for it, or see that the archive fills it in"
 
 
@@ -37,8 +59,8 @@ class Origin:
 
     Attributes:
         stack: Their slices, in order along their normal.
-        datasets: Header of every file without pixels, as it stands, but for attributes of type 2 that are missing:
-            these are there and empty (PS3.5 7.4.3).
+        datasets: Header of every file. The first one's is whole, but for the pixels, and attributes of type 2 that
+            are missing are there and empty (PS3.5 7.4.3); of the others there is only what each has of its own.
         files: (n,) which of them each slice of the stack stands in.
     """
 
@@ -63,8 +85,14 @@ class Origin:
 
     @property
     def frame_of_reference_uid(self) -> str:
-        """FrameOfReferenceUID; "" where the series has none."""
-        return self.stack.series.header.frame_of_reference_uid
+        """FrameOfReferenceUID, whichever files have it; "" where none has."""
+        return next(iter(_frames_of_reference(self.stack)), "")
+
+    @cached_property
+    def frames_sha256(self) -> str:
+        """SHA-256 of which images the slices are: of their SOPInstanceUIDs and frame numbers, in order of these."""
+        images = sorted((frame.header.sop_instance_uid, frame.number) for frame in self.frames)
+        return hashlib.sha256(repr(images).encode()).hexdigest()
 
     @property
     def frames(self) -> tuple[Frame, ...]:
@@ -111,8 +139,9 @@ def read_origin(stack: Stack) -> Origin:
     """Read the headers of a stack's files again, without pixels.
 
     Raises:
-        DicomError: A file is gone or has changed since it was found, or the series lacks its StudyInstanceUID,
-            SeriesInstanceUID or a SOPInstanceUID: nothing can refer to it.
+        DicomError: A file is gone or has changed since it was found; the series lacks its StudyInstanceUID,
+            SeriesInstanceUID or a SOPInstanceUID, so that nothing can refer to it; it is of several patients or
+            frames of reference; or a name or number of patient or study is damaged.
     """
     where = f"series {stack.series.name}"
     headers = {id(frame.header): frame.header for frame in stack.frames}
@@ -121,8 +150,13 @@ def read_origin(stack: Stack) -> Origin:
         if not (header.study_uid and header.series_uid and header.sop_instance_uid):
             expected = "StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID in every file"
             raise refusal(where, FindingCode.SERIES_UID_MISSING, expected, "a file without one of them", _REMEDY)
+    _require_one(where, "patient", len({header.patient for header in headers.values()}))
+    _require_one(where, "FrameOfReferenceUID", len(_frames_of_reference(stack)))
     with quiet_pydicom():
-        datasets = tuple(_completed(_load(header, where), header) for header in headers.values())
+        first, *others = headers.values()
+        whole = _completed(_load(first, where), first)
+        _require_texts(whole, where)
+        datasets = (whole, *(_part(_load(header, where, _OF_EVERY_FILE), header) for header in others))
     files = np.array([numbers[id(frame.header)] for frame in stack.frames], dtype=np.intp)
     return Origin(stack, datasets, files)
 
@@ -149,12 +183,43 @@ def require_known_values(labels: LabelMap) -> None:
     )
 
 
-def _load(header: Header, where: str) -> Dataset:
+def _frames_of_reference(stack: Stack) -> tuple[str, ...]:
+    return distinct(frame.header.frame_of_reference_uid for frame in stack.frames)
+
+
+def _require_one(where: str, what: str, count: int) -> None:
+    if count > 1:
+        remedy = "see which files are of another series, and correct or move them"
+        raise refusal(where, FindingCode.CONFLICT, f"one {what}", f"{count} in its files", remedy)
+
+
+def _require_texts(dataset: Dataset, where: str) -> None:
+    """Refuse names and numbers of patient and study that are no texts in their character set.
+
+    An object would have others. What else of patient and study is none is left out of it.
+    """
+    for keyword in PATIENT_AND_STUDY:
+        raw = dataset.get_item(keyword)
+        stored = raw.value if isinstance(raw, RawDataElement) else None
+        if not isinstance(stored, bytes) or stored.isascii() or _REPLACEMENT not in str(dataset[keyword].value):
+            continue
+        if _REPLACEMENT.encode() in stored:  # it stands there so
+            continue
+        if keyword in TYPE_2:
+            expected = f"a {keyword} in the SpecificCharacterSet of the file"
+            remedy = "correct the SpecificCharacterSet, or the text, of the series"
+            raise refusal(where, FindingCode.DAMAGED_FILE, expected, "bytes that are no text in it", remedy)
+        delattr(dataset, keyword)
+
+
+def _load(header: Header, where: str, keywords: tuple[str, ...] | None = None) -> Dataset:
+    """Read a header, or some attributes of it."""
+    tags = None if keywords is None else [tag_of(keyword) for keyword in keywords]
     try:
         with header.open() as stream:
             if header.transfer_syntax_uid.endswith(".1.99"):
-                return load_dataset(stream, header.transfer_syntax_uid, most_bytes=_MOST_HEADER_BYTES)
-            dataset: Dataset = dcmread(stream, force=True, stop_before_pixels=True)
+                return load_dataset(stream, header.transfer_syntax_uid, most_bytes=_MOST_HEADER_BYTES, tags=tags)
+            dataset: Dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=tags)
             return dataset
     except PYDICOM_ERRORS as error:
         expected, found = (
@@ -168,7 +233,17 @@ def _completed(dataset: Dataset, header: Header) -> Dataset:
     """Add what must be there and may be empty, and a UID that only the file meta information has."""
     if not dataset.get("SOPInstanceUID"):
         dataset.SOPInstanceUID = header.sop_instance_uid
-    for keyword in _TYPE_2:
+    for keyword in TYPE_2:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
     return dataset
+
+
+def _part(dataset: Dataset, header: Header) -> Dataset:
+    """Return what `_OF_EVERY_FILE` names: reading some of a file may have read more."""
+    part = Dataset()
+    for keyword in _OF_EVERY_FILE:
+        if keyword in dataset:
+            part[keyword] = dataset[keyword]
+    part.SOPInstanceUID = part.get("SOPInstanceUID") or header.sop_instance_uid
+    return part

@@ -15,10 +15,13 @@ from time import perf_counter
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
+from medseg.dicom.code_proof import check_regions, check_segments
 from medseg.dicom.contour_proof import region_classes, tally_contours
-from medseg.dicom.fraction_proof import ProbabilityReader, tally_fractions
+from medseg.dicom.fraction_proof import ProbabilityReader, require_on_mask, tally_fractions
 from medseg.dicom.origin import Origin
+from medseg.dicom.output_options import RtstructOptions, SegOptions
 from medseg.dicom.quiet import PYDICOM_ERRORS, quiet_pydicom
 from medseg.dicom.rtstruct_read import referenced_series as series_of_contours
 from medseg.dicom.segment_proof import placed_frames, segment_classes, tally_frame
@@ -33,23 +36,34 @@ __all__ = ["LabelProof", "ProbabilityReader", "Proof", "prove_segmentation", "pr
 
 _SMALL_VOXELS = 100
 _FRACTIONS = Limits(least_dice=0.999, most_voxels=0.001)
+_AS_USUAL, _CONTOURS_AS_USUAL = SegOptions(), RtstructOptions()
+_SEG, _RTSTRUCT = "SEG", "RTSTRUCT"
+_LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # of Supplement 243; pydicom's dictionary lacks it
 
 
 def prove_segmentation(
-    path: Path, origin: Origin, labels: LabelMap, probabilities: ProbabilityReader | None = None
+    path: Path,
+    origin: Origin,
+    labels: LabelMap,
+    *,
+    options: SegOptions = _AS_USUAL,
+    probabilities: ProbabilityReader | None = None,
 ) -> Proof:
     """Prove that a DICOM SEG is the mask, or the probabilities, that it was made from.
 
     BINARY and LABELMAP: every label has the voxels of the mask and no others (Dice 1), its centre within 0.1 mm.
     FRACTIONAL: every pixel is its probability to one step of the largest value, and what is at least half has the
-    same voxels and centre; a mask that was cleaned up is not what probabilities say, so the two are not compared.
-    All: each frame lies on a slice of the series and names its image, and study, patient, series and frame of
-    reference are those of the source. Frames are decoded one by one.
+    same voxels and centre; these lie on their own label of the mask, see
+    `medseg.dicom.fraction_proof.require_on_mask`: a mask that was cleaned up is not quite what probabilities say.
+    All: each segment has the type, category and side of its label; each frame lies on a slice of the series and
+    names its image, and study, patient, series and frame of reference are those of the source. Frames are decoded
+    one by one.
 
     Args:
         path: What was written.
         origin: The images that the mask was drawn on.
         labels: The mask.
+        options: How it was to be made: of which type it has to be.
         probabilities: What a FRACTIONAL object was made from.
 
     Raises:
@@ -61,36 +75,43 @@ def prove_segmentation(
     mask, images = SliceMask(origin, labels), SourceImages(origin)
     with reading(where):
         dataset = dcmread(path, stop_before_pixels=True)
-        images.check_object(dataset, where)
+        _check_type(dataset, options, images, where)
         images.check_frame_of_reference([text_of_element(dataset, "FrameOfReferenceUID")], where)
         images.check_series(*series_of_segments(dataset), where)
         classes, expected = segment_classes(dataset, labels.labels, where), mask.tally()
         _check_listed(expected, classes, where)
+        check_segments(dataset, classes, labels.labels, where)
         frames = placed_frames(path, dataset, mask, images, where)
-        if text_of_element(dataset, "SegmentationType") == "FRACTIONAL":
+        if options.type == "FRACTIONAL":
             if probabilities is None:
                 raise proof_error(where, "probabilities to compare a FRACTIONAL object with", "none")
             read = probabilities, whole_number(dataset, "MaximumFractionalValue")
             tallies = tally_fractions(frames, classes, mask, read, where)
-            return _judged(path, "SEG", tallies, _FRACTIONS, began)
+            require_on_mask(expected, tallies[0], where)
+            return _judged(path, _SEG, tallies, _FRACTIONS, began)
         found = Tally(labels.labels)
         for placed in frames:
             tally_frame(placed, classes, mask, found)
-    return _judged(path, "SEG", (expected, found), Limits(), began)
+    return _judged(path, _SEG, (expected, found), Limits(), began)
 
 
-def prove_structure_set(path: Path, origin: Origin, labels: LabelMap) -> Proof:
+def prove_structure_set(
+    path: Path, origin: Origin, labels: LabelMap, options: RtstructOptions = _CONTOURS_AS_USUAL
+) -> Proof:
     """Prove that an RTSTRUCT is the mask that it was made from.
 
-    The voxels whose centre lies inside the contours of a label are compared: Dice 0.98 at least, as many voxels to
-    2 %, the centre within 0.1 mm. Of a label of up to 100 voxels, which decimation or smoothing may change by more
-    than that, some have to be there, and its centre within a voxel. Each contour lies on a slice of the series and
-    names its image, and study, patient, series and frame of reference are those of the source.
+    The voxels whose centre lies inside the contours of a label are compared. Contours that are neither decimated
+    nor smoothed hold those of the mask and no others (Dice 1), the centre within 0.1 mm. Others: Dice 0.98 at
+    least, as many voxels to 2 %, the centre within 0.1 mm; of a label of up to 100 voxels, which may change by more
+    than that, half to double the voxels, Dice 0.5 at least, the centre within a voxel. Each region has the type,
+    category and side of its label; each contour lies on a slice of the series and names its image, and study,
+    patient, series and frame of reference are those of the source.
 
     Args:
         path: What was written.
         origin: The images that the mask was drawn on.
         labels: The mask.
+        options: How it was to be made: whether its contours are exact.
 
     Raises:
         ProofError: The object is not the mask; it names the label and the numbers.
@@ -101,14 +122,26 @@ def prove_structure_set(path: Path, origin: Origin, labels: LabelMap) -> Proof:
     mask, images = SliceMask(origin, labels), SourceImages(origin)
     with reading(where):
         dataset = dcmread(path)
-        images.check_object(dataset, where)
+        images.check_object(dataset, (str(RTStructureSetStorage), _RTSTRUCT), where)
         images.check_frame_of_reference(_frames_of_reference(dataset), where)
         images.check_series(*series_of_contours(dataset), where)
         classes, expected = region_classes(dataset, labels.labels, where), mask.tally()
         _check_listed(expected, classes, where)
+        check_regions(dataset, classes, labels.labels, where)
         found = tally_contours(dataset, classes, mask, images, where)
-    limits = Limits(0.98, 0.1, 0.02, small_voxels=_SMALL_VOXELS, small_distance_mm=mask.voxel_mm)
-    return _judged(path, "RTSTRUCT", (expected, found), limits, began)
+    limits = Limits()
+    if options.decimate_mm or options.smooth_mm:
+        limits = Limits(0.98, 0.1, 0.02, small_voxels=_SMALL_VOXELS, small_distance_mm=mask.voxel_mm)
+    return _judged(path, _RTSTRUCT, (expected, found), limits, began)
+
+
+def _check_type(dataset: Dataset, options: SegOptions, images: SourceImages, where: str) -> None:
+    """Check that a SEG is of the type that was asked for, and whose it is."""
+    is_map = options.type == "LABELMAP"
+    images.check_object(dataset, (_LABEL_MAP_STORAGE if is_map else str(SegmentationStorage), _SEG), where)
+    found = text_of_element(dataset, "SegmentationType")
+    if found != options.type:
+        raise proof_error(where, f"the SegmentationType {options.type}", found or "none")
 
 
 def _check_listed(expected: Tally, classes: Mapping[int, int], where: str) -> None:

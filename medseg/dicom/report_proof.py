@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -10,26 +10,40 @@ from time import perf_counter
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
 
+from medseg.dicom.code_proof import Coded, check_coded, label_side
+from medseg.dicom.diameter_proof import longest_diameters
+from medseg.dicom.label_names import object_name
 from medseg.dicom.origin import Origin, require_known_values
 from medseg.dicom.proof import reading
+from medseg.dicom.report_items import Code, code_of, found_items
+from medseg.dicom.report_segments import Segments
 from medseg.dicom.source_images import SourceImages
-from medseg.dicom.structure import concept_of, text_of_element
-from medseg.labels import LabelMap
+from medseg.dicom.structure import concept_of, laterality_of, text_of_element
+from medseg.labels import Label, LabelMap
 from medseg.proof import Proof, match_labels, pixels_of, proof_error
 from medseg.volume import Volume, require_same_grid
 
+_KIND = str(Comprehensive3DSRStorage), "SR"
 _GROUP = ("DCM", "125007")
 _TRACKING = ("DCM", "112039")
+_CATEGORY, _FINDING = ("SCT", "276214006"), ("DCM", "121071")
+_SITE, _SIDE = ("SCT", "363698007"), ("SCT", "272741003")
 _DERIVATION = ("DCM", "121401")
-_VOLUME = ("SCT", "118565006")
+_VOLUME, _LONG_AXIS = ("SCT", "118565006"), ("SCT", "103339001")
 _MEAN, _DEVIATION = ("SCT", "373098007"), ("SCT", "386136009")
-_LONG_AXIS = ("SCT", "103339001")
-_UNITS = {_VOLUME: ("UCUM", "ml"), _LONG_AXIS: ("UCUM", "mm")}
+_MILLILITRE, _MILLIMETRE = ("UCUM", "ml"), ("UCUM", "mm")
+_OF_IMAGE = {
+    "CT": (("DCM", "112031"), ("UCUM", "[hnsf'U]")),  # attenuation coefficient, Hounsfield units
+    "MR": (("DCM", "110852"), ("UCUM", "1")),  # signal intensity
+}
+_HOUNSFIELD = ("", "HU")  # RescaleType of a CT (PS3.3 C.8.2.1)
 
 _TOLERANCE = 1e-5  # of a number: reports round to seven digits
 
-Code = tuple[str, str]
+Name = tuple[Code, Code | None]
+"""What a number is, and, of what is measured in the image, how it is derived."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +55,41 @@ class _Values:
     deviation: float = np.nan
 
 
-def prove_report(path: Path, origin: Origin, labels: LabelMap, image: Volume | None = None) -> Proof:
+@dataclass(frozen=True)
+class _Number:
+    """A number that a report holds, or has to hold."""
+
+    what: str
+    value: float
+    unit: Code
+    scale: float = 0.0  # rounding is relative to the value and to this
+
+
+def prove_report(
+    path: Path,
+    origin: Origin,
+    labels: LabelMap,
+    *,
+    image: Volume | None = None,
+    segmentation: Path | None = None,
+) -> Proof:
     """Prove that the numbers of a Comprehensive 3D SR (PS3.16 TID 1500) are those of the mask.
 
-    Every label of the mask has one group and no other has any. Its volume is computed again from the mask, and with
-    an image mean and standard deviation are; of the longest diameter only unit and sign are looked at. Study,
-    patient and the images named as evidence are those of the source.
+    Every label of the mask has one group and no other has any; it is of the type, category and side of its label.
+    Its volume and longest axial diameter are computed again from the mask, and with an image mean and standard
+    deviation are, which have to be there where their meaning is known; names and units are looked at. With a SEG,
+    each group refers to its label's segment of it, by the same tracking UID; where slices of the volume are not
+    those of the series, to none. Study, patient and the images named as evidence are those of the source.
 
     Args:
         path: What was written.
         origin: The images that the mask was drawn on.
         labels: The mask.
         image: What was measured, on the same grid.
+        segmentation: The SEG of the same mask that the report has to refer to.
 
     Raises:
-        ProofError: A number is another one; it names the label and both numbers.
+        ProofError: A number or a reference is another one; it names the label and both numbers.
         GridError: Mask, image and series do not lie on one grid.
         InputError: The mask holds a value that its labels do not name.
     """
@@ -66,55 +100,110 @@ def prove_report(path: Path, origin: Origin, labels: LabelMap, image: Volume | N
     images = SourceImages(origin)
     with reading(where):
         dataset = dcmread(path)
-        images.check_object(dataset, where)
-        images.check_evidence(*_evidence(dataset), where)
-        groups = dict(enumerate(_found(dataset, _GROUP)))
-        names = [(number, _name(group)) for number, group in groups.items()]
-        classes = match_labels(names, labels.labels, where)
-        expected = _values_of(labels, image)
-        for number, label in enumerate(labels.labels, start=1):
-            if (number in expected) != (number in classes.values()):
-                texts = (
-                    ("its group", "none") if number in expected else ("no group: the mask has none of it", "one")
-                )
-                raise proof_error(f"{where}, label {label.name}", *texts)
-        named = tuple(labels.labels)
-        for group, number in classes.items():
-            at = f"{where}, label {named[number - 1].name}"
-            _compare(groups[group], expected[number], labels.grid.voxel_volume_ml, at)
-    return Proof(path.name, "SR", (), perf_counter() - began)
+        images.check_object(dataset, _KIND, where)
+        studies, instances = _evidence(dataset)
+        images.check_evidence(studies, instances, where)
+        segments = Segments(origin, segmentation if origin.stack.is_plain else None)
+        segments.check_evidence(instances, where)
+        groups = list(found_items(dataset, _GROUP))
+        expected = _expected(origin, labels, image)
+        for number, own in _classes(groups, expected, labels, where).items():
+            label = tuple(labels.labels)[own - 1]
+            at = f"{where}, label {label.name}"
+            _compare(dict(_numbers(groups[number], at)), expected[own], at)
+            check_coded(_coded(groups[number], label), label, where)
+            segments.check_group(groups[number], label, at)
+    return Proof(path.name, _KIND[1], (), perf_counter() - began)
 
 
-def _compare(group: Dataset, expected: _Values, voxel_ml: float, where: str) -> None:
-    """Compare the numbers of a group."""
-    found = dict(_numbers(group, where))
-    if _VOLUME not in found or _LONG_AXIS not in found:
-        raise proof_error(where, "a volume and a long axis", f"{len(found)} other number(s)")
-    _check("volume in ml", expected.voxels * voxel_ml, found[_VOLUME], 0.0, where)
-    if not 0 < found[_LONG_AXIS] < np.inf:
-        raise proof_error(where, "a long axis above 0 mm", f"{found[_LONG_AXIS]:g}")
-    for name, code, value in (("mean", _MEAN, expected.mean), ("deviation", _DEVIATION, expected.deviation)):
-        if code in found and np.isfinite(value):
-            _check(name, value, found[code], expected.deviation, where)
+def _classes(
+    groups: Sequence[Dataset], expected: Mapping[int, object], labels: LabelMap, where: str
+) -> dict[int, int]:
+    """Return number of each group -> class index of its label; every label that is there has one."""
+    names = [object_name(label) for label in labels.labels]
+    classes = match_labels([(number, _name(group)) for number, group in enumerate(groups)], names, where)
+    for number, label in enumerate(labels.labels, start=1):
+        if (number in expected) != (number in classes.values()):
+            is_there = number in expected
+            texts = ("its group", "none") if is_there else ("no group: the mask has none of it", "one")
+            raise proof_error(f"{where}, label {label.name}", *texts)
+    return classes
 
 
-def _check(name: str, expected: float, found: float, scale: float, where: str) -> None:
-    if not abs(found - expected) <= _TOLERANCE * (abs(expected) + scale):
-        raise proof_error(where, f"a {name} of {expected:.7g}", f"{found:.7g}")
+def _expected(origin: Origin, labels: LabelMap, image: Volume | None) -> dict[int, dict[Name, _Number]]:
+    """Return the numbers of each class index that is there; without an image, without what is measured in it."""
+    kind = _meaning_of_values(origin)
+    lengths_mm = longest_diameters(labels)
+    found: dict[int, dict[Name, _Number]] = {}
+    for own, values in _values_of(labels, image).items():
+        volume_ml = values.voxels * labels.grid.voxel_volume_ml
+        found[own] = {
+            (_VOLUME, None): _Number("volume in ml", volume_ml, _MILLILITRE),
+            (_LONG_AXIS, None): _Number("long axis in mm", lengths_mm[own], _MILLIMETRE),
+        }
+        if kind is not None and np.isfinite(values.mean):
+            name, unit = kind
+            found[own][name, _MEAN] = _Number("mean", values.mean, unit, values.deviation)
+            found[own][name, _DEVIATION] = _Number("deviation", values.deviation, unit, values.deviation)
+    return found
 
 
-def _numbers(group: Dataset, where: str) -> Iterator[tuple[Code, float]]:
-    """Yield the numbers of a group: by what they are, or by their derivation for what is measured in the image."""
+def _compare(found: Mapping[Name, _Number], expected: Mapping[Name, _Number], where: str) -> None:
+    """Compare the numbers of a group; what is measured in an image may only be there where one was given."""
+    for name, want in expected.items():
+        if name not in found:
+            raise proof_error(where, f"a {want.what}", f"{len(found)} other number(s)")
+        got = found[name]
+        if got.unit != want.unit:
+            raise proof_error(where, f"the unit {want.unit[1]}", got.unit[1] or "none")
+        if not abs(got.value - want.value) <= _TOLERANCE * (abs(want.value) + want.scale):
+            raise proof_error(where, f"a {want.what} of {want.value:.7g}", f"{got.value:.7g}")
+    if any(name[1] is not None for name in expected) and set(found) != set(expected):
+        raise proof_error(where, f"{len(expected)} numbers", f"{len(set(found) - set(expected))} others too")
+
+
+def _numbers(group: Dataset, where: str) -> Iterator[tuple[Name, _Number]]:
+    """Yield the numbers of a group: by what they are, and by their derivation where measured in the image."""
+    names = set()
     for item in group.ContentSequence:
         if text_of_element(item, "ValueType") != "NUM":
             continue
-        name, measured = _code(item, "ConceptNameCodeSequence"), item.MeasuredValueSequence[0]
-        unit = _code(measured, "MeasurementUnitsCodeSequence")
-        if _UNITS.get(name, unit) != unit:
-            raise proof_error(where, f"the unit {_UNITS[name][1]}", unit[1])
-        derived = [_code(one, "ConceptCodeSequence") for one in _found(item, _DERIVATION)]
-        is_of_image = name not in _UNITS and derived
-        yield (derived[0] if is_of_image else name), float(measured.NumericValue)
+        code, measured = code_of(item, "ConceptNameCodeSequence"), item.MeasuredValueSequence[0]
+        derived = [code_of(one, "ConceptCodeSequence") for one in found_items(item, _DERIVATION)]
+        is_of_mask = code in (_VOLUME, _LONG_AXIS)
+        name = code, None if is_of_mask or not derived else derived[0]
+        if name in names:
+            raise proof_error(where, "each number once", f"two of code {code[1]}")
+        names.add(name)
+        unit = code_of(measured, "MeasurementUnitsCodeSequence")
+        yield name, _Number("", float(measured.NumericValue), unit)
+
+
+def _coded(group: Dataset, label: Label) -> Coded:
+    """Return what a group says that its label is; a side is that of a place, which not all that is found has."""
+    kind, category = (
+        next((concept_of(item.get("ConceptCodeSequence")) for item in found_items(group, code)), None)
+        for code in (_FINDING, _CATEGORY)
+    )
+    sites = list(found_items(group, _SITE))
+    said = [concept_of(one.get("ConceptCodeSequence")) for site in sites for one in found_items(site, _SIDE)]
+    side = laterality_of(said[0]) if said and said[0] else None
+    return Coded(kind, category, side if sites else label_side(label))
+
+
+def _meaning_of_values(origin: Origin) -> tuple[Code, Code] | None:
+    """Return name and unit of the image's values; None where nobody knows what they are."""
+    modality = origin.stack.series.modality
+    if modality == "CT":
+        for dataset in origin.datasets:
+            own = (dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()])[0]
+            shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+            groups = [
+                group for part in (own, shared) for group in part.get("PixelValueTransformationSequence") or ()
+            ]
+            if any(text_of_element(part, "RescaleType") not in _HOUNSFIELD for part in (dataset, *groups)):
+                return None
+    return _OF_IMAGE.get(modality)
 
 
 def _values_of(labels: LabelMap, image: Volume | None) -> Mapping[int, _Values]:
@@ -151,19 +240,5 @@ def _evidence(dataset: Dataset) -> tuple[set[str], set[str]]:
 
 
 def _name(group: Dataset) -> str:
-    names = [text_of_element(item, "TextValue") for item in _found(group, _TRACKING)]
+    names = [text_of_element(item, "TextValue") for item in found_items(group, _TRACKING)]
     return names[0] if len(names) == 1 else ""
-
-
-def _found(item: Dataset, code: Code) -> Iterator[Dataset]:
-    """Yield the content items of a name at any depth, but within one another."""
-    for one in item.get("ContentSequence") or ():
-        if _code(one, "ConceptNameCodeSequence") == code:
-            yield one
-        else:
-            yield from _found(one, code)
-
-
-def _code(item: Dataset, keyword: str) -> Code:
-    concept = concept_of(item.get(keyword))
-    return (concept.scheme, concept.value) if concept else ("", "")

@@ -26,7 +26,13 @@ from medseg.dicom.contour_items import Contour, encoded, encoded_image, hold_enc
 from medseg.dicom.decimals import decimal_texts
 from medseg.dicom.geometry import Vectors
 from medseg.dicom.identity import Identity
-from medseg.dicom.object_parts import add_file_meta, frame_of_reference, sop_class_findings, start_object
+from medseg.dicom.object_parts import (
+    add_file_meta,
+    frame_of_reference,
+    off_slices,
+    sop_class_findings,
+    start_object,
+)
 from medseg.dicom.origin import Origin
 from medseg.dicom.output_options import RtstructOptions
 from medseg.dicom.quiet import quiet_pydicom
@@ -70,7 +76,7 @@ def make_structure_set(
 
     Raises:
         GridError: The mask lies on another grid than the images.
-        InputError: It holds a value that its labels do not name.
+        InputError: It holds a value that its labels do not name, or a label is of both sides.
         DicomError: The mask is empty, or the series lacks what the object must refer to, or a coordinate does not
             fit a decimal string.
     """
@@ -91,7 +97,7 @@ def make_structure_set(
         fit_character_set(dataset)
         for label, item in zip(regions, dataset.ROIContourSequence, strict=True):
             hold_encoded(item, contours.pop(label.index))
-    findings += [*sop_class_findings(origin), *uncoded(regions, origin.where), *_off_slices(origin)]
+    findings += [*sop_class_findings(origin), *uncoded(regions, origin.where), *off_slices(origin)]
     return MadeStructureSet(dataset, regions, tuple(findings))
 
 
@@ -170,13 +176,3 @@ def _texts(origin: Origin, number: int, drawn: Sequence[tuple[int, Vectors]]) ->
     except ValueError as error:
         expected, remedy = "slices that lie within a scanner", "correct ImagePositionPatient and PixelSpacing"
         raise refusal(origin.where, FindingCode.NO_GEOMETRY, expected, str(error), remedy) from None
-
-
-def _off_slices(origin: Origin) -> list[Finding]:
-    if origin.stack.is_plain:
-        return []
-    message = (
-        f"the mask has {origin.stack.count} slices and the series {len(origin.frames)}: "
-        "contours are drawn on each slice of the series by the mask's nearest one, the others are left out"
-    )
-    return [Finding(FindingCode.NOT_ON_SLICES, message, origin.where)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom.dataset import Dataset
 
+from medseg.dicom.label_names import object_name
 from medseg.dicom.object_parts import sop_class_of
 from medseg.dicom.origin import Origin
 from medseg.dicom.output_options import ObjectOptions
@@ -15,7 +16,6 @@ from medseg.labels import Label
 from medseg.maker import Maker
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management: retired, and what every reader expects
-_NAME_LENGTH = 64  # of VR LO
 
 
 def describe_regions(dataset: Dataset, regions: Sequence[Label], frame_of_reference_uid: str, maker: Maker) -> None:
@@ -25,31 +25,14 @@ def describe_regions(dataset: Dataset, regions: Sequence[Label], frame_of_refere
     RTROIObservationsSequence (C.8.8.8).
     """
     numbers = range(1, len(regions) + 1)
-    names = roi_names([label.name for label in regions])
     dataset.StructureSetROISequence = [
-        _region(number, name, frame_of_reference_uid, maker) for number, name in zip(numbers, names, strict=True)
+        _region(number, object_name(label), frame_of_reference_uid, maker)
+        for number, label in zip(numbers, regions, strict=True)
     ]
     dataset.ROIContourSequence = [_look(number, label) for number, label in zip(numbers, regions, strict=True)]
     dataset.RTROIObservationsSequence = [
         _observation(number, label) for number, label in zip(numbers, regions, strict=True)
     ]
-
-
-def roi_names(names: Sequence[str]) -> list[str]:
-    """Return names as a ROIName may be (VR LO): 64 characters, none of them a backslash or a control character.
-
-    Names that were different stay so: one that would be there twice ends in a tilde and a number.
-    """
-    found: list[str] = []
-    for name in names:
-        text = "".join("_" if letter == "\\" or not letter.isprintable() else letter for letter in name).strip()
-        text = text[:_NAME_LENGTH].strip() or "_"
-        number, one = 2, text
-        while one in found:
-            one = f"{text[: _NAME_LENGTH - len(f'~{number}')]}~{number}"
-            number += 1
-        found.append(one)
-    return found
 
 
 def reference_items(origin: Origin, frame_of_reference_uid: str, options: ObjectOptions) -> Dataset:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from medseg.dicom.frame import Frame, Header
+from medseg.dicom.frame import Frame, Header, content_order
 from medseg.dicom.header import Skip, read_header
 from medseg.dicom.multiframe import functional_frames
 from medseg.dicom.pixels import pixel_problem
@@ -172,7 +172,7 @@ def _damaged_beside(groups: dict[Key, list[Frame]], skipped: Counter[tuple[str, 
 
 
 def _series(frames: Sequence[Frame], damaged: int, lost: tuple[Finding, ...]) -> Iterator[Series]:
-    parts = split_series(frames)
+    parts = split_series(sorted(frames, key=content_order))  # so that names do not depend on those of the files
     for number, part in enumerate(parts, start=1):
         suffix = f"-{number}" if len(parts) > 1 else ""
         series = Series(part.frames, suffix, part.label, part.is_four_dimensional, damaged)

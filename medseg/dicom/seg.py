@@ -26,6 +26,7 @@ from medseg.dicom.identity import Identity
 from medseg.dicom.object_parts import (
     add_file_meta,
     frame_of_reference,
+    off_slices,
     sop_class_findings,
     start_object,
 )
@@ -96,7 +97,7 @@ def make_segmentation(
 
     Raises:
         GridError: The mask lies on another grid than the images.
-        InputError: It holds a value that its labels do not name.
+        InputError: It holds a value that its labels do not name, or a label is of both sides.
         DicomError: The mask is empty, it makes too many frames or segments, or the series lacks what the object
             must refer to.
         UsageError: FRACTIONAL without probabilities.
@@ -114,7 +115,7 @@ def make_segmentation(
         _finish(dataset, origin, frames, identity, options)
         add_private_scheme(dataset, [label_code(label) for label in segments])
         fit_character_set(dataset)
-    findings += [*sop_class_findings(origin), *uncoded(segments, origin.where), *_off_slices(origin)]
+    findings += [*sop_class_findings(origin), *uncoded(segments, origin.where), *off_slices(origin)]
     return MadeSegmentation(dataset, segments, tuple(findings))
 
 
@@ -214,13 +215,3 @@ def _finish(dataset: Dataset, origin: Origin, frames: Frames, identity: Identity
         item.DimensionOrganizationUID = organization_uid
     dataset.ContentCreatorName = ""
     del dataset.ContributingEquipmentSequence  # of the images of one pixel
-
-
-def _off_slices(origin: Origin) -> list[Finding]:
-    if origin.stack.is_plain:
-        return []
-    message = (
-        f"the mask has {origin.stack.count} slices and the series {len(origin.frames)}: "
-        "each slice of the series has the mask's nearest one, the others are left out"
-    )
-    return [Finding(FindingCode.NOT_ON_SLICES, message, origin.where)]

@@ -11,6 +11,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.sr.codedict import codes
 
 from medseg.dicom.identity import Identity
+from medseg.dicom.label_names import object_name
 from medseg.dicom.terminology import code_item, label_code
 from medseg.labels import Label
 from medseg.maker import MANUFACTURER, Maker
@@ -45,16 +46,16 @@ def algorithm_of(maker: Maker) -> AlgorithmIdentificationSequence:
 
 
 def _describe(number: int, label: Label, identity: Identity) -> SegmentDescription:
-    coded = label_code(label)
+    coded, name = label_code(label), object_name(label)
     item = SegmentDescription(
         number,
-        label.name[:_LENGTH],
+        name,
         code_item(coded.category),
         code_item(coded.type),
         "AUTOMATIC",
         algorithm_of(identity.maker),
         tracking_uid=identity.tracking_uid(label.name),
-        tracking_id=label.name,
+        tracking_id=name,
         anatomic_regions=[code_item(coded.region)] if coded.region else None,
         display_color=CIELabColor.from_rgb(*(255 * part for part in label.rgb)),
     )

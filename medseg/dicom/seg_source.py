@@ -11,12 +11,14 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import CTImageStorage
 from pydicom.valuerep import format_number_as_ds
 
+from medseg.dicom.geometry import slice_normal
 from medseg.dicom.multiframe import group_item
 from medseg.dicom.object_parts import sop_class_of
 from medseg.dicom.origin import Origin
 from medseg.dicom.output_options import SegOptions
 from medseg.dicom.seg_frames import Key
-from medseg.dicom.values import Numbers
+from medseg.dicom.tags import DESCRIBING
+from medseg.dicom.values import Numbers, numbers_of
 
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _EMPTY = (
@@ -57,13 +59,12 @@ def _decimals(values: Numbers | None) -> list[str]:
 
 
 def _thickness_mm(origin: Origin) -> float:
-    """Return SliceThickness of the source; the distance of its slices where it does not say."""
-    dataset, frame = origin.dataset(0), origin.frames[0]
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    groups = [*own[frame.number : frame.number + 1], shared[0]]
-    value = dataset.get("SliceThickness") or group_item(groups, "PixelMeasuresSequence").get("SliceThickness")
-    return float(value or np.linalg.norm(origin.stack.affine[:3, 2]))
+    """Return SliceThickness of the source; the distance of its slices along their normal where it says none."""
+    frame = origin.frames[0]
+    said = numbers_of(frame.tags.get(DESCRIBING["SliceThickness"], ""), 1)
+    if said and said[0] > 0:
+        return said[0]
+    return abs(float(origin.stack.affine[:3, 2] @ slice_normal(np.array(frame.orientation))))
 
 
 def frame_keys(dataset: Dataset) -> list[Key]:

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import iter_pixels
 
 from medseg.dicom.geometry import LPS_TO_RAS
+from medseg.dicom.label_names import object_name
 from medseg.dicom.multiframe import group_item
 from medseg.dicom.segmentation import SegmentFrame, list_frames
 from medseg.dicom.slice_mask import SliceMask, whole_pixels
@@ -56,7 +57,7 @@ def segment_classes(dataset: Dataset, labels: LabelSet, where: str) -> dict[int,
         (whole_number(item, "SegmentNumber"), text_of_element(item, "SegmentLabel"))
         for item in dataset.SegmentSequence
     ]
-    return match_labels([item for item in items if item[0]], labels, where)
+    return match_labels([item for item in items if item[0]], [object_name(label) for label in labels], where)
 
 
 def placed_frames(

@@ -13,7 +13,14 @@ from medseg.proof import proof_error
 Image = tuple[str, int | None]
 """SOPInstanceUID, and number of the frame from 1 where the instance has several."""
 
+Kind = tuple[str, str]
+"""SOPClassUID and Modality."""
+
 _SAME = "of its source"
+_OF_SOURCE = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 class SourceImages:
@@ -32,16 +39,29 @@ class SourceImages:
         self._numbers = {image: number for number, image in enumerate(self._images)}
         self._uids = frozenset(uid for uid, _ in self._images)
 
-    def check_object(self, dataset: Dataset, where: str) -> None:
-        """Check whose an object is.
+    def check_object(self, dataset: Dataset, kind: Kind, where: str) -> None:
+        """Check what an object is and whose.
+
+        Args:
+            dataset: The object.
+            kind: What it has to be.
+            where: For messages.
 
         Raises:
-            ProofError: It is of another study or patient than its source.
+            ProofError: It is of another kind, of another study or patient than its source, or has UIDs of images.
         """
+        for keyword, value in (("SOPClassUID", kind[0]), ("Modality", kind[1])):
+            if text_of_element(dataset, keyword) != value:
+                raise proof_error(where, f"the {keyword} {value}", text_of_element(dataset, keyword) or "none")
+        instance, series = (text_of_element(dataset, f"{what}InstanceUID") for what in ("SOP", "Series"))
+        if not instance or instance in self._uids:
+            raise proof_error(where, "a SOPInstanceUID of its own", "that of an image" if instance else "none")
+        if not series or series == self._origin.series_uid:
+            raise proof_error(where, "a SeriesInstanceUID of its own", "that of its source" if series else "none")
         if text_of_element(dataset, "StudyInstanceUID") != self._origin.study_uid:
             raise proof_error(where, f"the StudyInstanceUID {_SAME}", "another one")
         source = self._origin.datasets[0]
-        for keyword in ("PatientID", "PatientName"):
+        for keyword in _OF_SOURCE:
             if text_of_element(dataset, keyword) != text_of_element(source, keyword):
                 raise proof_error(where, f"the {keyword} {_SAME}", "another one")
 

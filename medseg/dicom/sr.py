@@ -1,9 +1,11 @@
 """Measurements -> a report for other programs: Comprehensive 3D SR by template TID 1500 (PS3.16), by highdicom.
 
 Each label has a group of its own (TID 1411) that refers to its segment of a SEG; without a SEG, or where it does
-not hold the label, a group without a region (TID 1501). All images of the source are named as evidence. The report
-is COMPLETE, as all that was to be measured is in it, UNVERIFIED, as nobody vouches for it, and PRELIMINARY, as a
-report of a person may follow (PS3.3 C.17.2).
+not hold the label, a group without a region (TID 1501). Where slices of the volume are interpolated, the whole mask
+is measured, which no segment holds: no group has a region then, as the numbers would not be the region's.
+
+All images of the source are named as evidence. The report is COMPLETE, as all that was to be measured is in it,
+UNVERIFIED, as nobody vouches for it, and PRELIMINARY, as a report of a person may follow (PS3.3 C.17.2).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from medseg.dicom.charset import fit_character_set
 from medseg.dicom.identity import Identity, uid_of
-from medseg.dicom.object_parts import add_file_meta, sop_class_findings, sop_class_of, start_object
+from medseg.dicom.object_parts import add_file_meta, off_slices, sop_class_findings, sop_class_of, start_object
 from medseg.dicom.origin import Origin
 from medseg.dicom.output_options import SrOptions
 from medseg.dicom.quiet import quiet_pydicom
@@ -88,6 +90,8 @@ def make_measurement_report(
         expected, found = "a mask with something in it: a report must hold a measurement", "no label anywhere"
         remedy = "leave DICOM outputs out for it, or see whether the images show what the model draws"
         raise refusal(origin.where, FindingCode.ORGAN_ABSENT, expected, found, remedy)
+    if not origin.stack.is_plain:
+        segmentation = None  # its segments lack slices that were measured
     maker = GroupMaker(origin, identity)
     regions = {} if segmentation is None else _regions(segmentation)
     with quiet_pydicom():
@@ -102,7 +106,7 @@ def make_measurement_report(
         add_private_scheme(dataset, [label_code(one.label) for one in measurements])
         fit_character_set(dataset)
     labels = [one.label for one in measurements]
-    findings = (*sop_class_findings(origin), *uncoded(labels, origin.where))
+    findings = (*sop_class_findings(origin), *uncoded(labels, origin.where), *off_slices(origin, is_measured=True))
     return MadeReport(dataset, findings)
 
 

@@ -20,11 +20,12 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from medseg.dicom.identity import Identity
+from medseg.dicom.label_names import object_name
 from medseg.dicom.multiframe import group_item
 from medseg.dicom.origin import Origin
 from medseg.dicom.terminology import ANATOMY, CodedLabel, code_item, label_code
 from medseg.maker import MANUFACTURER, Maker
-from medseg.measurements import LabelMeasurement
+from medseg.measurements import HOUNSFIELD, LabelMeasurement
 
 Group: TypeAlias = VolumetricROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
 
@@ -63,12 +64,12 @@ class GroupMaker:
     def __init__(self, origin: Origin, identity: Identity) -> None:
         self._origin = origin
         self._identity = identity
-        self._values = _meaning_of_values(origin)
+        self._values = meaning_of_values(origin)
 
     def group(self, one: LabelMeasurement, region: Region | None) -> Group:
         """Return the group of a label: of its segment where it has one."""
         coded = label_code(one.label)
-        tracking = TrackingIdentifier(self._identity.tracking_uid(one.label.name), one.label.name)
+        tracking = TrackingIdentifier(self._identity.tracking_uid(one.label.name), object_name(one.label))
         common: dict[str, Any] = {
             "tracking_identifier": tracking,
             "finding_category": code_item(coded.category),
@@ -127,12 +128,23 @@ def _sites(coded: CodedLabel) -> list[FindingSite]:
     return [FindingSite(code_item(place), None if coded.side is None else code_item(coded.side))]
 
 
-def _meaning_of_values(origin: Origin) -> tuple[Code, Code] | None:
-    """Return name and unit of the image's values; None where they mean something else, or nobody knows what."""
+def meaning_of_values(origin: Origin) -> tuple[Code, Code] | None:
+    """Return name and unit of the image's values; None where they mean something else, or nobody knows what.
+
+    A CT whose stored values were taken as they are, for want of a rescale, has no Hounsfield units.
+    """
     modality = origin.stack.series.modality
-    if modality == "CT" and not all(_rescale_type(dataset) in _HOUNSFIELD for dataset in origin.datasets):
-        return None
+    if modality == "CT":
+        is_rescaled = all(frame.rescale is not None for frame in origin.frames)
+        if not is_rescaled or any(_rescale_type(dataset) not in _HOUNSFIELD for dataset in origin.datasets):
+            return None
     return _VALUES.get(modality)
+
+
+def unit_of(origin: Origin) -> str:
+    """Return the unit of the image's values as tables name it: ``HU``, or nothing where they have none."""
+    meaning = meaning_of_values(origin)
+    return HOUNSFIELD if meaning is not None and meaning[1] == codes.UCUM.HounsfieldUnit else ""
 
 
 def _rescale_type(dataset: Dataset) -> str:

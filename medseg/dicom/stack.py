@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medseg.dicom.checks import check_frames, usable_frames
-from medseg.dicom.frame import Frame
+from medseg.dicom.frame import Frame, content_order
 from medseg.dicom.geometry import (
     VOXEL_TOLERANCE,
     Fit,
@@ -121,7 +121,7 @@ def _one_each(places: list[list[Frame]], policies: Policies, where: str) -> tupl
     if policies.duplicate == "refuse":
         raise refusal(where, FindingCode.DUPLICATE, "one slice at each place", f"{found}, with the same pixels")
     message = f"{found}, with the same pixels: left out"
-    return tuple(frames[0] for frames in places), [Finding(FindingCode.DUPLICATE, message)]
+    return tuple(min(frames, key=content_order) for frames in places), [Finding(FindingCode.DUPLICATE, message)]
 
 
 def _same_place(frames: Sequence[Frame]) -> bool:

@@ -87,9 +87,14 @@ def side_of(item: Dataset) -> Laterality | None:
     """Return the side that a modifier of a code sequence's item, or of a segment, names."""
     for name in _MODIFIERS:
         concept = concept_of(item.get(name))
-        if concept and (concept.scheme, concept.value) in _SIDES:
-            return _SIDES[concept.scheme, concept.value]
+        if concept and (side := laterality_of(concept)):
+            return side
     return None
+
+
+def laterality_of(concept: CodedConcept) -> Laterality | None:
+    """Return the side that a concept is; None where it is no side."""
+    return _SIDES.get((concept.scheme, concept.value))
 
 
 def text_of_element(dataset: Dataset, keyword: str) -> str:

@@ -40,6 +40,11 @@ SYNONYMS = {
 }
 """Normalised name -> normalised meaning in PS3.16; both without capitals and separators."""
 
+AMBIGUOUS = frozenset(
+    {"atria", "atrium", "background", "head", "hiatus", "media", "neck", "normal", "ventricle", "ventricles"}
+)
+"""Names that the dictionary has for one thing, and models use for others too: alone they have no code."""
+
 LESIONS = {
     "tumor": "neoplasm",
     "tumour": "neoplasm",
@@ -51,6 +56,9 @@ LESIONS = {
     "metastasis": "neoplasm secondary",
 }
 """Last word of the name of a lesion -> normalised meaning in CID 7159; the words before it name an organ."""
+
+ALSO_AMOUNTS = frozenset({"mass"})
+"""Words of `LESIONS` that mean a lesion only after the name of an organ: muscle mass is how much there is of it."""
 
 RIBS = {
     1: ("First", "48535007"),

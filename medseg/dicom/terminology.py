@@ -17,9 +17,11 @@ from highdicom.sr import CodedConcept as CodeItem
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from medseg.dicom.synonyms import LESIONS, RIBS, SYNONYMS
+from medseg.dicom.synonyms import ALSO_AMOUNTS, AMBIGUOUS, LESIONS, RIBS, SYNONYMS
+from medseg.errors import InputError
 from medseg.findings import Finding, FindingCode
 from medseg.labels import CodedConcept, Label, Laterality
+from medseg.sides import side_problem, sides_in, split_side, words_of
 
 PRIVATE_SCHEME = "99MEDSEG"
 """Coding scheme of labels whose name no terminology at hand knows."""
@@ -31,8 +33,6 @@ LEFT = CodedConcept(value="7771000", meaning="Left")
 RIGHT = CodedConcept(value="24028007", meaning="Right")
 
 _SIDES = {Laterality.LEFT: LEFT, Laterality.RIGHT: RIGHT}
-_SIDE_WORDS = {"left": Laterality.LEFT, "right": Laterality.RIGHT}
-_SHORT_SIDES = {"l": Laterality.LEFT, "r": Laterality.RIGHT}
 _LESION_GROUP, _TISSUE_GROUP = 7194, 7191
 _GROUPS = (7192, _LESION_GROUP, _TISSUE_GROUP, 7602, 4031, 4, 3010, 3630, 6117, 6116, 6114, 1005)  # the first wins
 _CODE_LENGTH, _MEANING_LENGTH = 16, 64  # of VR SH and LO
@@ -60,11 +60,18 @@ class CodedLabel:
 
 
 def label_code(label: Label) -> CodedLabel:
-    """Return what a label is: what it says itself, else what its name says, else a private code."""
-    words, named_side = _split(label.name)
+    """Return what a label is: what it says itself, else what its name says, else a private code.
+
+    Raises:
+        InputError: Its name, laterality and code are of different sides.
+    """
+    if problem := side_problem(label):
+        remedy = "correct the label; the recipe's labels may say what it is"
+        raise InputError(f"label {label.name}", expected="one side", found=problem, remedy=remedy)
+    words, named_side = split_side(label.name)
     side = label.laterality or named_side
     if label.code is not None:
-        names_side = set(_SIDE_WORDS) & set(_words(label.code.meaning))
+        names_side = sides_in(label.code.meaning)
         modifier = None if names_side or side is None else _SIDES[side]
         found = CodedLabel(_category(label.code), label.code, modifier)
     else:
@@ -75,7 +82,11 @@ def label_code(label: Label) -> CodedLabel:
 
 
 def uncoded(labels: Iterable[Label], where: str) -> list[Finding]:
-    """Return what is to be said of labels that get private codes."""
+    """Return what is to be said of labels that get private codes.
+
+    Raises:
+        InputError: A label is of both sides; see `label_code`.
+    """
     names = [label.name for label in labels if label_code(label).is_private]
     if not names:
         return []
@@ -102,19 +113,24 @@ def add_private_scheme(dataset: Dataset, coded: Sequence[CodedLabel]) -> None:
 def _by_name(name: str, words: tuple[str, ...], side: Laterality | None) -> CodedLabel:
     """Look a name up: with its side as one concept, then without, then as a lesion of an organ."""
     modifier = None if side is None else _SIDES[side]
-    with_side = () if side is None else (" ".join(_words(name)), " ".join((side.value, *words)))
+    with_side = () if side is None else (" ".join(words_of(name)), " ".join((side.value, *words)))
     for text in with_side:
         if (concept := _known(text)) is not None:
             return CodedLabel(_category(concept), concept)
     if (concept := _known(" ".join(words))) is not None:
         return CodedLabel(_category(concept), concept, modifier)
     if words and words[-1] in LESIONS:
-        return CodedLabel(LESION, _lesion(words[-1]), modifier, _known(" ".join(words[:-1])))
+        organ, is_amount = _known(" ".join(words[:-1])), words[-1] in ALSO_AMOUNTS
+        is_of_organ = organ is not None and (not is_amount or _category(organ) == ANATOMY)
+        if is_of_organ or (len(words) == 1 and not is_amount):  # what else is before it may say that it is none
+            return CodedLabel(LESION, _lesion(words[-1]), modifier, organ)
     return CodedLabel(ANATOMY, _private(name, words), modifier, is_private=True)
 
 
 def _known(text: str) -> CodedConcept | None:
     """Return the concept of a normalised name."""
+    if text in AMBIGUOUS:
+        return None
     text = SYNONYMS.get(text, text)
     if level := _VERTEBRA.fullmatch(text):
         text = f"{level[1] or level[2]} vertebra"
@@ -141,7 +157,7 @@ def _dictionary() -> tuple[dict[str, CodedConcept], dict[tuple[str, str], int]]:
     for group in _GROUPS:
         for code in getattr(codes, f"cid{group}").concepts.values():
             concept = CodedConcept(value=code.value, meaning=code.meaning, scheme=code.scheme_designator)
-            names.setdefault(" ".join(_words(code.meaning)), concept)
+            names.setdefault(" ".join(words_of(code.meaning)), concept)
             groups.setdefault((concept.scheme, concept.value), group)
     return names, groups
 
@@ -152,20 +168,3 @@ def _private(name: str, words: tuple[str, ...]) -> CodedConcept:
     fits = len(text) <= _CODE_LENGTH and text.isascii()
     value = text if fits else hashlib.sha256(text.encode()).hexdigest()[:_CODE_LENGTH]
     return CodedConcept(value=value, meaning=(" ".join(words) or name)[:_MEANING_LENGTH], scheme=PRIVATE_SCHEME)
-
-
-def _split(name: str) -> tuple[tuple[str, ...], Laterality | None]:
-    """Split the side off a name; one that names both sides, or none, stays whole."""
-    words = _words(name)
-    places = [place for place, word in enumerate(words) if word in _SIDE_WORDS]
-    if len(places) == 1 and len(words) > 1:
-        return (*words[: places[0]], *words[places[0] + 1 :]), _SIDE_WORDS[words[places[0]]]
-    if not places and len(words) > 1 and words[-1] in _SHORT_SIDES:
-        return words[:-1], _SHORT_SIDES[words[-1]]
-    return words, None
-
-
-def _words(name: str) -> tuple[str, ...]:
-    """Return the words of a name in lower case: ``kidney_left``, ``Left Kidney`` and ``LeftKidney`` are alike."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    return tuple(re.findall(r"[^\W_]+", spaced.lower()))

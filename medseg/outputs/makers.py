@@ -38,7 +38,7 @@ from medseg.recipe.outputs import (
 from medseg.report.case import case_page
 from medseg.report.overview import Picture
 
-Maker = Callable[[Making, str, Any], None]
+Make = Callable[[Making, str, Any], None]
 """Writes an output of a name with its options."""
 
 
@@ -59,11 +59,13 @@ def write_segmentation(making: Making, name: str, options: SegOutput) -> None:
     """Write a DICOM SEG."""
     if making.is_empty(name):
         return
-    case, origin, probabilities = making.case, making.origin, making.probability_of()
+    case, origin = making.case, making.origin
+    probabilities = making.probability_of() if options.type == "FRACTIONAL" else None
     made = make_segmentation(origin, case.labels, making.identity(name), options, probabilities)
     path = making.add(name, f"{name}.dcm")
     save_object(made.dataset, path)
-    making.proofs.append(prove_segmentation(path, origin, case.labels, probabilities))
+    proof = prove_segmentation(path, origin, case.labels, options=options, probabilities=probabilities)
+    making.proofs.append(proof)
     del made.dataset.PixelData  # reports refer to the rest
     making.segmentations[name] = made
     making.findings += made.findings
@@ -76,7 +78,7 @@ def write_structure_set(making: Making, name: str, options: RtstructOutput) -> N
     made = make_structure_set(making.origin, making.case.labels, making.identity(name), options)
     path = making.add(name, f"{name}.dcm")
     save_object(made.dataset, path)
-    making.proofs.append(prove_structure_set(path, making.origin, making.case.labels))
+    making.proofs.append(prove_structure_set(path, making.origin, making.case.labels, options))
     making.findings += made.findings
 
 
@@ -84,12 +86,15 @@ def write_measurement_report(making: Making, name: str, options: SrOutput) -> No
     """Write a DICOM SR that refers to the segments of a SEG of the same recipe."""
     if making.is_empty(name):
         return
-    segmentation = making.segmentations[making.recipe.segmentation_of(name)].dataset
+    referred = making.recipe.segmentation_of(name)
+    segmentation = making.segmentations[referred].dataset
     identity = making.identity(name)
     made = make_measurement_report(making.origin, making.measurements, identity, options, segmentation)
     path = making.add(name, f"{name}.dcm")
     save_object(made.dataset, path)
-    making.proofs.append(prove_report(path, making.origin, making.case.labels, making.case.image))
+    case, other = making.case, making.path_of(referred)
+    proof = prove_report(path, making.origin, case.labels, image=case.image, segmentation=other)
+    making.proofs.append(proof)
     making.findings += made.findings
 
 
@@ -98,7 +103,7 @@ def write_tables(making: Making, name: str, options: TablesOutput) -> None:
     texts = {"csv": measurements_csv, "json": measurements_json}
     for kind in options.formats:
         path = making.add(name, f"{_stem(name, options.kind, 'measurements')}.{kind}")
-        write_text(path, texts[kind](making.measurements))
+        write_text(path, texts[kind](making.measurements, making.case.channel))
 
 
 def write_probabilities(making: Making, name: str, options: ProbabilitiesOutput) -> None:
@@ -145,7 +150,7 @@ def _stem(name: str, kind: str, usual: str) -> str:
     return usual if name == kind else name
 
 
-MAKERS: dict[str, Maker] = {
+MAKERS: dict[str, Make] = {
     "nifti": write_masks,
     "probabilities": write_probabilities,
     "seg": write_segmentation,

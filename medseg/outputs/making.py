@@ -10,14 +10,16 @@ from medseg.dicom.identity import Identity
 from medseg.dicom.origin import Origin
 from medseg.dicom.seg import MadeSegmentation
 from medseg.dicom.seg_frames import ProbabilityReader
-from medseg.errors import InputError
+from medseg.dicom.sr_groups import unit_of
+from medseg.errors import InputError, UsageError
 from medseg.findings import Finding, FindingCode
 from medseg.inference.saved import read_probabilities
-from medseg.measurements import LabelMeasurement, measure
+from medseg.measurements import HOUNSFIELD, LabelMeasurement, measure
 from medseg.outputs.case import DrawnCase
 from medseg.proof import Proof
 from medseg.recipe import Recipe
 from medseg.report.overview import Picture, overview, plane_pictures
+from medseg.volume import require_same_grid
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,14 @@ class Making:
     segmentations: dict[str, MadeSegmentation] = field(default_factory=dict)
 
     def add(self, output: str, name: str) -> Path:
-        """Enter a file of an output; return where it is to be written."""
+        """Enter a file of an output; return where it is to be written.
+
+        Raises:
+            UsageError: There is one of its name, which it would replace.
+        """
+        if name.casefold() in {product.name.casefold() for product in self.products}:
+            remedy = "give one of the outputs another name"
+            raise UsageError(output, expected="names of files that differ", found=f"{name} twice", remedy=remedy)
         path = self.folder / name
         self.products.append(Product(output, name, path))
         return path
@@ -70,7 +79,15 @@ class Making:
     @cached_property
     def measurements(self) -> tuple[LabelMeasurement, ...]:
         """Of every label that has a voxel."""
-        return measure(self.case.labels, self.case.image)
+        return measure(self.case.labels, self.case.measured, self.unit)
+
+    @property
+    def unit(self) -> str:
+        """Of the measured values, alike in every output: what the DICOM images say, else ``HU`` for CT."""
+        if self.case.origin is not None:
+            return unit_of(self.case.origin)
+        is_stored = any(finding.code is FindingCode.NO_RESCALE for finding in self.case.findings)
+        return HOUNSFIELD if self.case.modality_of(0) == "CT" and not is_stored else ""
 
     @cached_property
     def overview(self) -> Picture:
@@ -97,9 +114,25 @@ class Making:
         """Return the UIDs of an output."""
         return Identity(self.origin, self.case.maker, output)
 
+    def path_of(self, output: str) -> Path:
+        """Return the first file that was written of an output."""
+        return next(product.path for product in self.products if product.output == output)
+
     def probability_of(self) -> ProbabilityReader | None:
-        """Return what reads the probabilities (i, j, k) of a label, by the name that the recipe gives it."""
-        return None if self.case.probabilities is None else read_probabilities(self.case.probabilities).read
+        """Return what reads the probabilities (i, j, k) of a label, by the name that the recipe gives it.
+
+        Raises:
+            GridError: They lie on another grid than the image.
+            InputError: They are those of regions, not of labels.
+        """
+        if self.case.probabilities is None:
+            return None
+        found, image = read_probabilities(self.case.probabilities), self.case.image
+        require_same_grid(image.grid, found.grid, owner="the image", where=str(found.path))
+        if found.regions:
+            remedy = "leave FRACTIONAL out: a region is several labels"
+            raise InputError(self.case.name, expected="probabilities of labels", found="of regions", remedy=remedy)
+        return found.read
 
     def is_empty(self, output: str) -> bool:
         """Whether nothing was drawn, so that an object of it would be none: it is left out, and that is said."""

@@ -18,7 +18,7 @@ def organ_files(labels: LabelSet) -> Iterator[tuple[Label, str]]:
     taken: set[str] = set()
     for label in labels:
         stem = _NOT_IN_A_FILE_NAME.sub("_", label.name).strip("._") or f"label_{label.index}"
-        if stem.casefold() in taken:
+        while stem.casefold() in taken:
             stem = f"{stem}_{label.index}"
         taken.add(stem.casefold())
         yield label, f"{stem}.nii.gz"

@@ -15,6 +15,7 @@ def page_of(making: Making, *, with_pictures: bool) -> CasePage:
     return CasePage(
         case.name,
         making.measurements,
+        channel=making.case.channel,
         absent=absent,
         pictures=(making.overview,) if with_pictures else (),
         flags=making.quality,
@@ -30,10 +31,11 @@ def page_of(making: Making, *, with_pictures: bool) -> CasePage:
 
 
 def _facts(making: Making) -> list[Fact]:
-    grid, image = making.case.labels.grid, making.case.image
+    case, grid = making.case, making.case.labels.grid
+    modalities = [case.modality_of(channel) or "unknown" for channel in range(len(case.images))]
     by = " \N{MULTIPLICATION SIGN} "
     return [
-        ("modality", image.modality or "unknown"),
+        ("modality", ", ".join(modalities)),
         ("voxels", by.join(str(size) for size in grid.shape)),
         ("voxel size", by.join(f"{size:.3g}" for size in grid.spacing_mm) + " mm"),
         ("labels", f"{len(making.measurements)} of {len(making.case.labels.labels)} there"),

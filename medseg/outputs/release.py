@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from medseg.dicom.series import Series
 from medseg.files import storage_error
 from medseg.findings import Finding
 from medseg.outputs.case import DrawnCase
 from medseg.outputs.makers import MAKERS
 from medseg.outputs.making import Making, Product
-from medseg.quality import is_held, quality_findings
+from medseg.quality import is_held, quality_findings, unchecked_findings
 from medseg.recipe import Recipe
-
-HELD_FOLDER = "held"
+from medseg.recipe.deliver import HELD_FOLDER
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def release(case: DrawnCase, recipe: Recipe, folder: Path) -> Released:
     quality = tuple(quality_findings(case.labels, case.images, *judged, settings=recipe.quality))
     timings["quality"] = time.perf_counter() - begin
     making = Making(case, recipe, folder, quality, is_held(quality, recipe.quality))
+    making.findings += unchecked_findings(case.labels, case.images, *judged, settings=recipe.quality)
     for name, options in sorted(recipe.outputs.items(), key=lambda pair: list(MAKERS).index(pair[1].kind)):
         begin = time.perf_counter()
         MAKERS[options.kind](making, name, options)
@@ -71,15 +72,17 @@ def release(case: DrawnCase, recipe: Recipe, folder: Path) -> Released:
 def _placed(making: Making) -> Iterable[tuple[Path, str]]:
     """Yield where each file lies and where it goes; one that goes to several places is copied."""
     known: set[Path] = set()
+    places: set[Path] = set()  # of one that is held back, several deliveries have the same
     names = place_names(making.case)
     for number, delivery in enumerate(making.recipe.deliver):
         folder = delivery.folder(names)
         if making.held:
             folder = Path(HELD_FOLDER) / (folder if not folder.is_absolute() else names["case"])
         for product in making.products:
-            if delivery.takes(product.output):
+            if delivery.takes(product.output) and folder / product.name not in places:
+                places.add(folder / product.name)
                 source = (
-                    _copied(product, making.folder / f"copy_{number}") if product.path in known else product.path
+                    _copied(product, making.folder / f".copy_{number}") if product.path in known else product.path
                 )
                 known.add(product.path)
                 yield source, str(folder / product.name)
@@ -96,7 +99,11 @@ def _copied(product: Product, folder: Path) -> Path:
 
 def place_names(case: DrawnCase) -> dict[str, str]:
     """Return what stands for {case}, {study} and {series} in the path of a delivery; free of patient data."""
-    if case.origin is None:
-        return {"case": case.name, "study": case.name, "series": case.name}
-    series = case.origin.stack.series
-    return {"case": case.name, "study": f"study_{series.study_name}", "series": f"series_{series.name}"}
+    return names_of(case.name, case.origin.stack.series if case.origin else None)
+
+
+def names_of(case: str, series: Series | None) -> dict[str, str]:
+    """Return the same of a case that is known by its name, and by its series where it is of DICOM."""
+    if series is None:
+        return {"case": case, "study": case, "series": case}
+    return {"case": case, "study": f"study_{series.study_name}", "series": f"series_{series.name}"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from medseg.labels import Label, LabelSet
+from medseg.recipe.filenames import TABLE_FILES
 
-JSON_FILE, ITK_SNAP_FILE, SLICER_FILE = "labels.json", "labels_itksnap.txt", "labels_slicer.ctbl"
+JSON_FILE, ITK_SNAP_FILE, SLICER_FILE = TABLE_FILES
 
 _ITK_SNAP_HEAD = """\
 # ITK-SNAP label descriptions

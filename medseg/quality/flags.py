@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.label_statistics import LabelStatistics
@@ -19,6 +19,7 @@ Envelopes = Sequence[tuple[Fingerprint, Sequence[str]]]
 
 _Statistics = Mapping[str, LabelStatistics]
 _AS_TRAINING = QualitySettings()
+_MOST_NAMES = 6
 
 
 def quality_findings(
@@ -79,11 +80,7 @@ def unchecked(
         confidence: As for `quality_findings`.
         settings: What is asked.
     """
-    known, names = _statistics(envelopes), [label.name for label in labels.labels]
-    missing = {
-        FindingCode.ORGAN_ABSENT: [] if settings.expected is not None else _without(names, known),
-        FindingCode.SEVERAL_COMPONENTS: _without(names, known, settings.components),
-        FindingCode.UNUSUAL_VOLUME: _without(names, known, settings.volume_ml),
+    missing = _unknown_labels([label.name for label in labels.labels], envelopes, settings) | {
         FindingCode.OUTSIDE_ENVELOPE: list(
             dict.fromkeys(what for envelope, _ in envelopes for what in unknown_of(images, envelope))
         )
@@ -91,9 +88,61 @@ def unchecked(
         else ["the images"],
         FindingCode.LOW_CONFIDENCE: [] if confidence else ["not measured"],
     }
+    return tuple(_listed(missing, settings.watched))
+
+
+def unchecked_findings(
+    labels: LabelMap,
+    images: Images,
+    envelopes: Envelopes = (),
+    confidence: Mapping[str, float] | None = None,
+    *,
+    settings: QualitySettings = _AS_TRAINING,
+) -> list[Finding]:
+    """Return a finding for each flag of `hold` that could not be checked: nothing is held back for that alone.
+
+    Args:
+        labels: The mask.
+        images: One a channel.
+        envelopes: As for `quality_findings`.
+        confidence: As for `quality_findings`.
+        settings: What is asked.
+    """
+    held = settings.model_copy(update={"mark": ()})
+    sentences = unchecked(labels, images, envelopes, confidence, settings=held)
+    return [Finding(FindingCode.UNCHECKED, f"not held back for, as not checked: {text}") for text in sentences]
+
+
+def uncheckable(envelopes: Envelopes, settings: QualitySettings) -> tuple[str, ...]:
+    """Return which flags of `hold` can be checked in no study, as the models' packages do not tell what is usual.
+
+    Args:
+        envelopes: As for `quality_findings`.
+        settings: What is asked.
+    """
+    names = [name for _, of_model in envelopes for name in of_model]
     return tuple(
-        f"{code.value}: {', '.join(what)}" for code, what in missing.items() if what and code in settings.watched
+        _listed(_unknown_labels(names, envelopes, settings), {FindingCode(flag) for flag in settings.hold})
     )
+
+
+def _unknown_labels(
+    names: Sequence[str], envelopes: Envelopes, settings: QualitySettings
+) -> dict[FindingCode, list[str]]:
+    known = _statistics(envelopes)
+    return {
+        FindingCode.ORGAN_ABSENT: [] if settings.expected is not None else _without(names, known),
+        FindingCode.TRUNCATED: [name for name in _without(names, known) if name not in settings.may_touch_border],
+        FindingCode.SEVERAL_COMPONENTS: _without(names, known, settings.components),
+        FindingCode.UNUSUAL_VOLUME: _without(names, known, settings.volume_ml),
+    }
+
+
+def _listed(missing: Mapping[FindingCode, Sequence[str]], asked: Set[FindingCode]) -> Iterator[str]:
+    for code, what in missing.items():
+        if what and code in asked:
+            others = f" and {len(what) - _MOST_NAMES} others" if len(what) > _MOST_NAMES else ""
+            yield f"{code.value}: {', '.join(what[:_MOST_NAMES])}{others}"
 
 
 def _statistics(envelopes: Envelopes) -> dict[str, LabelStatistics]:
@@ -120,8 +169,10 @@ def _truncated(
     shapes: Mapping[str, LabelShape], known: _Statistics, settings: QualitySettings
 ) -> Iterator[Finding]:
     for name, shape in shapes.items():
+        if name not in known or name in settings.may_touch_border:
+            continue
         sides = {side: n for side, n in shape.at_faces.items() if n >= settings.least_border_voxels}
-        if not sides or (name in known and known[name].share_at_border >= settings.usual_border_share):
+        if not sides or known[name].share_at_border >= settings.usual_border_share:
             continue
         faces = ", ".join(f"{side} ({count} voxels)" for side, count in sides.items())
         yield Finding(FindingCode.TRUNCATED, f"{name} touches the border of the volume at its {faces}")
@@ -135,9 +186,9 @@ def _apart(shapes: Mapping[str, LabelShape], known: _Statistics, settings: Quali
         if most is not None:
             is_odd, usual = 1 + len(others) > most, f"at most {most} expected"
         elif name in known and others:
-            share, in_training = sum(others) / shape.volume_ml, known[name].largest_share_apart
+            share, in_training = sum(others) / shape.volume_ml, known[name].usual_share_apart
             is_odd = share > max(in_training, settings.component_share)
-            usual = f"{share:.0%} of it; in training at most {in_training:.0%}"
+            usual = f"{share:.0%} of it; in training usually at most {in_training:.0%}"
         else:
             continue
         if is_odd:
@@ -154,13 +205,22 @@ def _volumes(shapes: Mapping[str, LabelShape], known: _Statistics, settings: Qua
             asked = settings.volume_ml[name]
             low, high, usual = asked.min, asked.max, _range(asked.min, asked.max, "expected")
         elif name in known:
-            least, most = known[name].smallest_ml, known[name].largest_ml
+            least, most = _usual_ml(shape, known[name])
             low, high = least / (1 + settings.volume_tolerance), most * (1 + settings.volume_tolerance)
             usual = _range(least, most, "in training")
         else:
             continue
         if shape.volume_ml < low or (high is not None and shape.volume_ml > high):
             yield Finding(FindingCode.UNUSUAL_VOLUME, f"{name} measures {figure(shape.volume_ml)} ml; {usual}")
+
+
+def _usual_ml(shape: LabelShape, known: LabelStatistics) -> tuple[float, float]:
+    """Return the least and the largest volume in training; of a label that is whole, among those that were whole.
+
+    One slice of an organ at the border of one training case would else make every volume a usual one.
+    """
+    least = known.smallest_ml if shape.at_faces or known.smallest_whole_ml is None else known.smallest_whole_ml
+    return least, known.largest_ml
 
 
 def _range(low: float, high: float | None, whose: str) -> str:

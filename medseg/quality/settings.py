@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -72,6 +72,9 @@ class QualitySettings(BaseModel):
         default=0.5,
         description="Share of the training cases from which on a label that touches the border is nothing odd.",
     )
+    may_touch_border: tuple[str, ...] = Field(
+        default=(), description="Labels that are never truncated, such as vessels that leave the body part."
+    )
     components: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
         description="{label: the most components}; those of training by `component_share` for labels not named.",
@@ -129,8 +132,19 @@ class QualitySettings(BaseModel):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The labels that are named because a model must draw them, each once; `left_of` may name others too."""
-        return tuple(dict.fromkeys((*(self.expected or ()), *self.components, *self.volume_ml)))
+        """The labels that are named, each once: a model must draw them."""
+        return tuple(dict.fromkeys(name for _, name in self.named()))
+
+    def named(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield every label that is named, with the keys that lead to it; the usual `left_of` is left out."""
+        for key in ("expected", "may_touch_border"):
+            yield from (((key, place), name) for place, name in enumerate(getattr(self, key) or ()))
+        for key in ("components", "volume_ml"):
+            yield from (((key, name), name) for name in getattr(self, key))
+        if "left_of" in self.model_fields_set:
+            for left, right in self.left_of.items():
+                yield ("left_of", left), left
+                yield ("left_of", left), right
 
 
 def is_held(findings: Iterable[Finding], settings: QualitySettings) -> tuple[str, ...]:

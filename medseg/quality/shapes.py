@@ -27,7 +27,8 @@ class LabelShape:
         voxels: Of all of it.
         component_ml: Volume of each connected component (26 neighbours), the largest first.
         centroid_mm: Mean position of its voxels, RAS+.
-        at_faces: {side of the patient: voxels} on the faces of the volume, such as {"head": 12}.
+        at_faces: {side of the patient: voxels} on the faces of the volume, such as {"head": 12}; an axis of one
+            voxel has none.
     """
 
     label: Label
@@ -77,7 +78,8 @@ def shapes_of(labels: LabelMap) -> dict[str, LabelShape]:
 
 def sides_of(grid: Grid) -> list[str]:
     """Return the side of the patient that each of a grid's faces is on, as `medseg.data.label_statistics.faces`."""
-    return [_SIDES[end] for code in grid.orientation for end in (_OPPOSITE[code], code)]
+    axes = zip(grid.orientation, grid.shape, strict=True)
+    return [_SIDES[end] for code, size in axes if size > 1 for end in (_OPPOSITE[code], code)]
 
 
 def _centroids(array: NDArray[np.integer[Any]]) -> NDArray[np.float64]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from medseg.findings import Finding, FindingCode
 from medseg.labels import Label, Laterality
 from medseg.quality.shapes import LabelShape
-
-_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_SIDES = {"left": Laterality.LEFT, "right": Laterality.RIGHT}
-_LETTERS = {"l": Laterality.LEFT, "r": Laterality.RIGHT}  # where a name begins or ends with it: kidney_l
+from medseg.sides import split_side, words_of
 
 Name = tuple[str, ...]
 
@@ -48,8 +44,8 @@ def side_findings(shapes: Mapping[str, LabelShape], left_of: Mapping[str, str]) 
         shapes: By name.
         left_of: {name: another one that it lies further left than}, beside the pairs of sides.
     """
-    named = {_words(name): name for name in shapes}
-    others = [(named.get(_words(a)), named.get(_words(b))) for a, b in left_of.items()]
+    named = {words_of(name): name for name in shapes}
+    others = [(named.get(words_of(a)), named.get(words_of(b))) for a, b in left_of.items()]
     known = [(left, right) for left, right in others if left and right]
     for left, right in (*side_pairs(shape.label for shape in shapes.values()), *known):
         excess = shapes[left].centroid_mm[0] - shapes[right].centroid_mm[0]  # x grows towards the right
@@ -69,15 +65,5 @@ def _paired(keyed: Iterable[tuple[tuple[Name, Laterality | None], Label]]) -> li
 
 def _split(label: Label) -> tuple[Name, Laterality | None]:
     """Return a label's name without its side, and its side: its laterality, or what its name says."""
-    words = _words(label.name)
-    in_name = [n for n, word in enumerate(words) if word in _SIDES]
-    in_name = in_name or [n for n in (len(words) - 1, 0) if words and words[n] in _LETTERS][:1]
-    if len(in_name) != 1:
-        return words, label.laterality
-    (place,) = in_name
-    side = (_SIDES | _LETTERS)[words[place]]
-    return words[:place] + words[place + 1 :], label.laterality or side
-
-
-def _words(name: str) -> Name:
-    return tuple(word.lower() for word in _WORDS.findall(name))
+    words, side = split_side(label.name)
+    return words, label.laterality or side

@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 PLACEHOLDERS = ("case", "study", "series")
+HELD_FOLDER = "held"
+"""Of studies that are held back, below the folder of outputs."""
+
 _OF_ONE_CASE = frozenset(["case", "series"])
 
 
@@ -30,8 +33,13 @@ def _folder(text: str) -> str:
         raise ValueError("a placeholder is a name in braces and no more")
     if not _OF_ONE_CASE & set(names):
         raise ValueError(f"two cases would share this folder; put {_listed(sorted(_OF_ONE_CASE), ' or ')} into it")
-    if ".." in PurePath(text).parts:
+    folders = PurePath(text).parts
+    if ".." in folders:
         raise ValueError("a path without '..'; an absolute one where it lies elsewhere")
+    if folders[0].startswith("~"):
+        raise ValueError("an absolute path: '~' is another folder for each user")
+    if folders[0].casefold() == HELD_FOLDER:
+        raise ValueError(f"another folder: '{HELD_FOLDER}' is that of studies that are held back")
     return text
 
 
@@ -57,6 +65,11 @@ class FolderDelivery(BaseModel):
         fixed = [part for part in path.parts if "{" not in part]
         named = next(number for number, part in enumerate(path.parts) if "{" in part)
         return Path(*fixed[:named]) if path.is_absolute() else None
+
+    @property
+    def place(self) -> PurePath:
+        """By which two deliveries to one folder are known, as {case} and {series} may be one name."""
+        return PurePath(self.path.replace("{series}", "{case}"))
 
     def takes(self, output: str) -> bool:
         """Whether an output goes there."""

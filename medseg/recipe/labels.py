@@ -10,6 +10,7 @@ from medseg.errors import ConfigError
 from medseg.labels import Label, LabelSet
 from medseg.recipe.models import ModelEntry
 from medseg.recipe.recipe import Recipe
+from medseg.sides import side_problem
 from medseg.yamlfile import Location, nearest, problem_at, read_mapping
 
 _Problem = tuple[Location, str]
@@ -90,6 +91,7 @@ def label_problems(recipe: Recipe, own: Sequence[LabelSet | None]) -> Iterator[_
             continue
         key, names = key_of(recipe, number), [label.name for label in labels]
         yield from _unknown_to_model(entry, key, names)
+        yield from _contradictions(recipe, entry, key, labels)
         taken = names if entry.labels is None else [name for name in names if name in entry.labels]
         for name in (entry.rename.get(name, name) for name in taken):
             if name in drawn_by:
@@ -131,13 +133,17 @@ def _unknown_to_model(entry: ModelEntry, key: Location, names: list[str]) -> Ite
             yield where, f"the model has no label '{name}'; {nearest(name, names, 'labels')}"
 
 
+def _contradictions(recipe: Recipe, entry: ModelEntry, key: Location, labels: LabelSet) -> Iterator[_Problem]:
+    """Yield labels whose name, laterality and code, by model and recipe, are of different sides."""
+    for label in (described(recipe, label, entry) for label in labels if is_taken(label, entry)):
+        if problem := side_problem(label):
+            where = ("labels", label.name) if label.name in recipe.labels else key
+            yield where, f"'{label.name}' has to be of one side: {problem}; correct name, laterality or code"
+
+
 def _named(recipe: Recipe) -> Iterator[tuple[Location, str]]:
     """Yield every label that is named outside of the models, with the keys that lead to it."""
     for name in recipe.labels:
         yield ("labels", name), name
     yield from ((("postprocess", *where), name) for where, name in recipe.postprocess.named())
-    settings = recipe.quality
-    for position, name in enumerate(settings.expected or ()):
-        yield ("quality", "expected", position), name
-    for key in ("components", "volume_ml"):
-        yield from ((("quality", key, name), name) for name in getattr(settings, key))
+    yield from ((("quality", *where), name) for where, name in recipe.quality.named())

@@ -29,6 +29,16 @@ def find_models(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"models": tuple(found)})
 
 
+def without_delivery(recipe: Recipe) -> Recipe:
+    """Return a recipe that makes the same, whatever folders it goes to: its hash is for UIDs.
+
+    A run whose deliveries changed has to deliver again, but not to make other objects.
+    """
+    return recipe.model_copy(
+        update={"deliver": Recipe.model_fields["deliver"].get_default(call_default_factory=True)}
+    )
+
+
 def models_hash(recipe: Recipe) -> str:
     """Return the SHA-256 of a recipe's models: that of the package itself where there is one.
 

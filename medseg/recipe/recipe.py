@@ -7,7 +7,7 @@ YAML gives their parameters only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -18,6 +18,7 @@ from medseg.dicom.series_rules import SeriesRules
 from medseg.errors import UsageError
 from medseg.quality.settings import QualitySettings
 from medseg.recipe.deliver import FolderDelivery
+from medseg.recipe.filenames import name_clashes
 from medseg.recipe.models import LabelFacts, ModelEntry, ModelRef, WrittenIn
 from medseg.recipe.outputs import (
     DICOM_KINDS,
@@ -95,6 +96,11 @@ class Recipe(BaseModel):
         return any(map(_is_of_probabilities, self.outputs.values()))
 
     @property
+    def has_uncleaned(self) -> bool:
+        """Whether a mask that is cleaned up goes with probabilities, which are not."""
+        return self.needs_probabilities and self.postprocess != Cleanup()
+
+    @property
     def needs_dicom(self) -> bool:
         """Whether an output is a DICOM object, which only a study that is DICOM can have."""
         return any(made.kind in DICOM_KINDS for made in self.outputs.values())
@@ -148,6 +154,8 @@ def _contradictions(recipe: Recipe) -> Iterator[_Problem]:
     """Yield what does not fit together, each with the keys that lead to it."""
     if recipe.model is not None and recipe.models:
         yield ("model",), "give either model or models"
+    for name, earlier, file in name_clashes(recipe.outputs):
+        yield ("outputs", name), f"'{earlier}' writes {file} too; give one of them another name"
     yield from _of_segmentations(recipe)
     yield from _of_reports(recipe)
     yield from _of_deliveries(recipe)
@@ -187,14 +195,14 @@ def _of_reports(recipe: Recipe) -> Iterator[_Problem]:
 
 
 def _of_deliveries(recipe: Recipe) -> Iterator[_Problem]:
-    delivered: dict[tuple[str, str], int] = {}
+    delivered: dict[tuple[PurePath, str], int] = {}
     for place, delivery in enumerate(recipe.deliver):
         for position, name in enumerate(delivery.outputs or ()):
             if name not in recipe.outputs:
                 hint = nearest(name, list(recipe.outputs), "outputs")
                 yield ("deliver", place, "outputs", position), f"there is no output '{name}'; {hint}"
         for name in filter(delivery.takes, recipe.outputs):
-            earlier = delivered.setdefault((delivery.path, name), place)
+            earlier = delivered.setdefault((delivery.place, name), place)
             if earlier != place:
                 yield ("deliver", place), f"'{name}' goes to this folder already, by delivery {earlier + 1}"
     for name in recipe.outputs:

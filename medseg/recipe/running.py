@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from medseg.data.fingerprint import Fingerprint
+from medseg.data.preprocessing import STORED
 from medseg.labels import LabelSet
 from medseg.loading import InferenceOptions
 from medseg.model import ModelPackage
@@ -34,6 +36,18 @@ def options_of(entry: ModelEntry, given: InferenceOptions) -> InferenceOptions:
         if given.roi_margin_mm == usual.roi_margin_mm:
             options = replace(options, roi_margin_mm=margin_mm)
     return options
+
+
+def envelope_of(package: ModelPackage) -> Fingerprint:
+    """Return what a model's training images were like, with what earlier versions put into the package alone.
+
+    These are the modalities, and whether axes are those of the files, as what is imported from nnU-Net counts them
+    where it does not turn images.
+    """
+    known, is_imported = package.envelope, bool(package.provenance.imported)
+    is_stored = known.is_stored_order or (is_imported and package.preprocessing.orientation == STORED)
+    modalities = known.modalities or package.modalities
+    return known.model_copy(update={"modalities": modalities, "is_stored_order": is_stored})
 
 
 def relabelled(package: ModelPackage, recipe: Recipe, entry: ModelEntry) -> ModelPackage:

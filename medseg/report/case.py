@@ -31,6 +31,7 @@ class CasePage:
     Attributes:
         name: Of the study; free of patient data.
         measurements: Of every label that has a voxel.
+        channel: Of the image, whose values were measured; nothing where it has one only.
         absent: Names of labels that have none.
         pictures: Stand in the page.
         flags: What is odd about the mask.
@@ -44,6 +45,7 @@ class CasePage:
 
     name: str
     measurements: Sequence[LabelMeasurement]
+    channel: str = ""
     absent: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     flags: Sequence[Finding] = ()

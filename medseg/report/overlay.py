@@ -169,7 +169,8 @@ def _figure(scene: _Scene, rows: list[_Row], title: str) -> Figure:
     height = top + len(rows) * (head + row_inch + _MARGIN_INCH) + lines * _LINE_INCH
     figure = Figure(figsize=(_WIDTH_INCH, height), dpi=_DPI, facecolor=_FACE)
     FigureCanvasAgg(figure)
-    figure.text(0.5, 1 - top / 2 / height, title, color=_TEXT, size=13, weight="bold", ha="center", va="center")
+    heading: dict[str, Any] = {"color": _TEXT, "size": 13, "weight": "bold", "ha": "center", "va": "center"}
+    figure.text(0.5, 1 - top / 2 / height, title, parse_math=False, **heading)
     for number, row in enumerate(rows):
         row_top = top + number * (head + row_inch + _MARGIN_INCH) + head
         figure.text(
@@ -278,8 +279,9 @@ def _legend_shape(labels: list[Label]) -> tuple[int, int]:
 def _draw_legend(figure: Figure, labels: list[Label], columns: int) -> None:
     if not labels:
         return
-    handles = [Patch(facecolor=(*one.rgb, _FILL_ALPHA), edgecolor=one.rgb, label=one.name) for one in labels]
-    figure.legend(
+    # names are set later: matplotlib leaves out those that begin with "_"
+    handles = [Patch(facecolor=(*one.rgb, _FILL_ALPHA), edgecolor=one.rgb, label="name") for one in labels]
+    legend = figure.legend(
         handles=handles,
         loc="lower center",
         ncols=columns,
@@ -290,3 +292,6 @@ def _draw_legend(figure: Figure, labels: list[Label], columns: int) -> None:
         handlelength=1.2,
         columnspacing=1.4,
     )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)  # a name is no formula
+        text.set_text(label.name)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from medseg.batch import Ledger, State
+from medseg.batch.delivery import Deliveries, place_of
 from medseg.batch.job import JobResult, case_folder, job_of
 from medseg.batch.settle import settle
 from medseg.batch.worker import outputs_of
-from medseg.errors import NiftiError, StorageError
+from medseg.errors import NiftiError, StorageError, UnreadableError
 from medseg.findings import Finding, FindingCode
 from medseg.study import Study, nifti_study
 from tests.batch.hooks import make_studies
@@ -284,3 +285,230 @@ def test_a_folder_in_the_place_of_an_earlier_output_stops_nothing(out, jobs, tmp
     (out / "s00").write_text("a file in the place of its folder")
     assert refuse(out, jobs[0]) is State.REFUSED
     assert files_in(out) == {"b", "s00"}
+
+
+def held_name(out, tmp_path, form):
+    """The place ``s00/seg.dcm`` of the output folder, said in another way."""
+    if form == "absolute":
+        return str(out / "s00" / "seg.dcm")
+    (tmp_path / "link").symlink_to(out, target_is_directory=True)
+    return str(tmp_path / "link" / "s00" / "seg.dcm")
+
+
+@pytest.mark.parametrize("form", ["absolute", "by a link"])
+def test_one_place_by_two_names_is_one_place(out, jobs, tmp_path, form):
+    finish(out, jobs[0], made(tmp_path, jobs[0], "s00/seg.dcm", text="old"))
+    other = held_name(out, tmp_path, form)
+    state, row = finish(out, jobs[0], made(tmp_path, jobs[0], other, text="new"), again=True)
+    assert (state, row.is_whole(out)) == (State.DONE, True)
+    assert (out / "s00" / "seg.dcm").read_text() == "new s00.0"
+    assert known(out)[0] == ["s00/seg.dcm"]
+    state, row = finish(out, jobs[1], made(tmp_path, jobs[1], other))
+    assert (state, "another study" in row.message) == (State.REFUSED, True)
+    assert (out / "s00" / "seg.dcm").read_text() == "new s00.0"
+
+
+def test_the_name_of_a_place_follows_the_folders_and_not_the_file(out, tmp_path):
+    (tmp_path / "away").mkdir()
+    (out / "s00").symlink_to(tmp_path / "away")
+    (tmp_path / "away" / "a").symlink_to(tmp_path / "elsewhere")
+    assert place_of(out, "s00/a") == str(tmp_path / "away" / "a")
+    assert place_of(out, "new/a") == place_of(out, f"{out}/new/a") == "new/a"
+
+
+def other_case(out):
+    """Make ``S00/SEG.DCM`` the same file as ``s00/seg.dcm``, as it is where case does not count."""
+    (out / "S00").mkdir()
+    os.link(out / "s00" / "seg.dcm", out / "S00" / "SEG.DCM")
+
+
+def test_another_case_of_a_name_is_the_same_file_where_the_file_system_says_so(out, jobs, tmp_path, monkeypatch):
+    finish(out, jobs[0], made(tmp_path, jobs[0], "s00/seg.dcm"))
+    other_case(out)
+    state, row = finish(out, jobs[1], made(tmp_path, jobs[1], "S00/SEG.DCM"))
+    assert (state, "another study" in row.message) == (State.REFUSED, True)
+    monkeypatch.setattr(
+        "medseg.batch.placing.move_into_place", lambda lies, target: target.write_bytes(lies.read_bytes())
+    )  # a rename would part the two names here
+    new = made(tmp_path, jobs[0], "S00/SEG.DCM", text="new")
+    assert finish(out, jobs[0], new, again=True)[0] is State.DONE
+    assert (out / "s00" / "seg.dcm").read_text() == "new s00.0"
+
+
+def test_two_deliveries_to_one_place_are_one_file(out, jobs, tmp_path):
+    places = ["s00/seg.dcm", str(out / "s00" / "seg.dcm")]
+    state, _ = finish(out, jobs[0], made(tmp_path, jobs[0], *places))
+    assert (state, known(out)[0]) == (State.DONE, ["s00/seg.dcm"])
+
+
+class Undeletable:
+    """A folder that nothing can be deleted from."""
+
+    def __init__(self, monkeypatch, folder):
+        real = Path.unlink
+
+        def unlink(path, missing_ok=False):
+            if path.parent == folder:
+                raise PermissionError(13, "Permission denied")
+            real(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+
+
+@pytest.mark.parametrize("how", ["refused", "failed", "taken back", "planned with a problem"])
+def test_an_old_output_that_cannot_be_deleted_stops_nothing_and_stays_known(out, jobs, tmp_path, monkeypatch, how):
+    deliver = tmp_path / "deliver"
+    finish(out, jobs[0], made(tmp_path, jobs[0], "s00/a", str(deliver / "seg.dcm")))
+    Undeletable(monkeypatch, deliver)
+    error = NiftiError("x", expected="a", found="b", remedy="c")
+    with Ledger(out, "m", "s", strikes=1) as ledger:
+        for _ in range(2):  # as it is told once
+            problem = error if how == "planned with a problem" else None
+            ledger.plan([replace(jobs[0], problem=problem), jobs[1]], again=True)
+            if problem:
+                continue
+            assert ledger.claim(alone=True) == jobs[0].key
+            if how == "refused":
+                assert settle(ledger, JobResult(jobs[0].key, error=error)) is State.REFUSED
+            elif how == "failed":
+                ledger.fail(jobs[0].key, "CRASH", "it crashed")
+            else:
+                ledger._database.execute("UPDATE studies SET worker = 'gone', lease = 0 WHERE state = 'running'")
+                assert ledger.claim() == jobs[1].key
+                ledger.requeue([jobs[1].key])
+        row = ledger.row(jobs[0].key)
+    assert row.state is (State.REFUSED if how in ("refused", "planned with a problem") else State.QUARANTINED)
+    assert row.message.count(f"could not be deleted: {deliver / 'seg.dcm'} (permission is denied)") == 1
+    assert files_in(out) == set()
+    assert known(out)[0] == [str(deliver / "seg.dcm")]
+    monkeypatch.undo()
+    assert refuse(out, jobs[0]) is State.REFUSED
+    assert (files_in(deliver) if deliver.exists() else set(), known(out)[0]) == (set(), [])
+
+
+def test_a_place_that_cannot_be_looked_at_is_a_storage_error_of_its_study(out, jobs, tmp_path, monkeypatch):
+    closed, real = tmp_path / "closed", Path.exists
+
+    def exists(path):
+        if path.is_relative_to(closed):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    state, row = finish(out, jobs[0], made(tmp_path, jobs[0], str(closed / "s00" / "seg.dcm")))
+    assert (state, row.code) == (State.FAILED, "STORAGE")
+    assert known(out) == [[], []]
+
+
+@pytest.mark.parametrize("how", ["gone", "a file", "not mounted"])
+def test_a_share_that_goes_away_stops_the_batch_and_costs_no_strike(out, jobs, tmp_path, monkeypatch, how):
+    share = tmp_path / "share"
+    share.mkdir()
+    with Ledger(out, "m", "s") as ledger:
+        with monkeypatch.context() as patch:
+            patch.setattr(os.path, "ismount", lambda path: how == "not mounted")
+            ledger.deliveries = Deliveries([share])
+        ledger.plan(jobs)
+        key = ledger.claim()
+        if how != "not mounted":
+            share.rmdir()
+        if how == "a file":
+            share.write_text("")
+        with pytest.raises(StorageError, match="share"):
+            settle(ledger, made(tmp_path, jobs[0], str(share / "s00" / "seg.dcm")))
+        row = ledger.row(key)
+        assert (row.state, row.strikes, row.attempts) == (State.PLANNED, 0, 0)
+    assert not (share / "s00").exists()
+    assert known(out) == [[], []]
+
+
+@pytest.mark.parametrize("code", ["refused", "failed"])
+def test_what_lies_on_a_share_that_is_away_is_not_forgotten(out, jobs, tmp_path, code):
+    share = tmp_path / "share"
+    share.mkdir()
+    place = share / "s00" / "seg.dcm"
+    finish(out, jobs[0], made(tmp_path, jobs[0], str(place)))
+    kind = NiftiError if code == "refused" else UnreadableError
+    result = JobResult(jobs[0].key, error=kind("x", expected="a", found="b", remedy="c"))
+    with Ledger(out, "m", "s") as ledger:
+        ledger.deliveries = Deliveries([share])
+        ledger.plan(jobs[:1], again=True)
+        ledger.claim()
+        share.rename(tmp_path / "away")
+        with pytest.raises(StorageError, match="mount the share"):
+            settle(ledger, result)
+        assert ledger.row(jobs[0].key).state is State.PLANNED
+        (tmp_path / "away").rename(share)
+        ledger.claim()
+        assert settle(ledger, result).value == code
+    assert files_in(share) == set()
+
+
+def test_a_share_that_is_there_gets_its_files_and_no_more(out, jobs, tmp_path):
+    share = tmp_path / "share"
+    share.mkdir()
+    with Ledger(out, "m", "s") as ledger:
+        ledger.deliveries = Deliveries([share])
+        ledger.plan(jobs)
+        ledger.claim()
+        assert settle(ledger, made(tmp_path, jobs[0], str(share / "s00" / "seg.dcm"))) is State.DONE
+    assert files_in(share) == {"s00", "s00/seg.dcm"}
+
+
+HALF = """
+import os, sys
+from pathlib import Path
+from tests.batch.hooks import make_studies
+from tests.batch.test_placing import finish, made
+import medseg.batch.placing as placing
+root, job = Path(sys.argv[1]), make_studies(Path(sys.argv[1]), 1)[0]
+real, moved = placing.move_into_place, []
+def die(*given):
+    if moved:
+        os._exit(9)
+    moved.append(real(*given))
+placing.move_into_place = die
+finish(root / "out", job, made(root, job, "s00/a", "s00/b"), again=True)
+"""
+
+
+@pytest.mark.parametrize("who", ["by the next claim", "by the next plan", "by one that replaces it"])
+def test_half_a_study_does_not_stay_delivered(out, jobs, tmp_path, who):
+    """The process is killed after the first of two files has its name."""
+    finish(out, jobs[0], made(tmp_path, jobs[0], "s00/a", "s00/b", text="old"))
+    assert subprocess.run([sys.executable, "-c", HALF, str(tmp_path)], check=False).returncode == 9
+    assert [(out / "s00" / name).read_text() for name in "ab"] == ["x s00.0", "old s00.1"]
+    with Ledger(out, "m", "s") as ledger:
+        if who == "by the next claim":
+            assert ledger.claim() is None  # nothing is planned here, but what others left is taken back
+        elif who == "by the next plan":
+            ledger.plan(jobs[:1])
+        else:
+            ledger.plan([replace(jobs[1], target=jobs[0].target)])
+        assert State.DONE not in [row.state for row in ledger.rows()]
+    assert files_in(out) == set()
+    assert known(out) == [[], []]
+
+
+def test_a_study_that_was_in_work_keeps_its_earlier_outputs_till_the_new_ones_come(out, jobs, tmp_path):
+    finish(out, jobs[0], made(tmp_path, jobs[0], "s00/a"))
+    with Ledger(out, "m", "s") as ledger:
+        ledger.plan(jobs[:1], again=True)
+        ledger.claim()
+        ledger._database.execute("UPDATE studies SET worker = 'gone', lease = 0")
+        assert ledger.claim() == jobs[0].key
+    assert "s00/a" in files_in(out)
+
+
+def test_a_strange_file_elsewhere_is_never_overwritten(out, jobs, tmp_path):
+    place = tmp_path / "archive" / "seg.dcm"
+    place.parent.mkdir()
+    place.write_text("of somebody else")
+    state, row = finish(out, jobs[0], made(tmp_path, jobs[0], "s00/a", str(place)))
+    assert (state, row.code) == (State.REFUSED, "INPUT")
+    assert "a file that this batch has not written; move it away" in row.message
+    assert place.read_text() == "of somebody else"
+    assert (files_in(out), known(out)) == (set(), [[], []])
+    place.write_text("x s00.0")  # byte for byte what is made: that of a ledger that was lost
+    state, _ = finish(out, jobs[0], made(tmp_path, jobs[0], str(place)), again=True)
+    assert (state, place.read_text()) == (State.DONE, "x s00.0")

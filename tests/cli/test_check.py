@@ -83,6 +83,12 @@ def test_a_recipe_is_checked_against_the_models_that_are_there(tmp_path):
     file.write_text(text)
     _, note = check(file, status=0)
     assert note == f"  note: model: tiny at {tmp_path}/tiny, sha256: {model_hash(tmp_path / 'tiny')}"
+    file.write_text(f"{text}quality: {{hold: [unusual-volume, sides-swapped], volume_ml: {{ball: {{max: 9}}}}}}\n")
+    assert check(file, status=0)[2:] == [
+        "  note: quality.hold: not in the package, so no study is held back for it: unusual-volume: box"
+    ]
+    file.write_text(f"{text}outputs: {{seg: {{type: FRACTIONAL}}}}\n")
+    assert any("as the model gives them, not cleaned up" in line for line in check(file, status=0))
     file.write_text(text.replace("[ball]", "[bal]"))
     assert (
         check(file, status=2)[1]

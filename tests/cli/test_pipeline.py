@@ -78,15 +78,15 @@ def test_nifti_is_refused_where_objects_are_wanted(medseg, place):
 
 
 def test_a_study_that_is_held_back(medseg, place):
-    held = PIPELINE.replace("MODEL", "model").replace("{mark: []}", "{hold: [truncated]}")
+    held = PIPELINE.replace("MODEL", "model").replace("{mark: []}", "{hold: [outside-envelope]}")
     (place / "held.yaml").write_text(held)
     status, text = medseg("segment", place / "study", "-p", place / "held.yaml", "-o", place / "out")
     assert (status, "1 held back" in text) == (3, True), text
     assert all(name.startswith("held/") for name in written(place / "out"))
     with Ledger(place / "out") as ledger:
-        assert [(row.state, row.result.held) for row in ledger.rows()] == [(State.HELD, ("truncated",))]
+        assert [(row.state, row.result.held) for row in ledger.rows()] == [(State.HELD, ("outside-envelope",))]
     status, text = medseg("batch", "status", place / "out")
-    assert "truncated" in text
+    assert "outside-envelope" in text
 
 
 def test_outputs_without_a_pipeline(medseg, place):
@@ -136,3 +136,16 @@ def test_a_share_that_is_not_mounted_is_refused(medseg, place):
     (place / "share").mkdir()
     assert medseg(*words)[0] == 0
     assert {path.name for path in (place / "share").rglob("*") if path.is_file()} == NAMES
+
+
+def test_a_series_that_no_object_can_be_made_of_is_refused_before_it_is_segmented(medseg, place):
+    for number, file in enumerate(sorted((place / "study").rglob("*.dcm"))):
+        dataset = dcmread(file)
+        dataset.PatientID = f"another {number % 2}"
+        dataset.save_as(file)
+    status, text = medseg("segment", place / "study", "-p", place / "clinic.yaml", "-o", place / "out")
+    assert status == 5, text
+    with Ledger(place / "out") as ledger:
+        (row,) = ledger.rows()
+    assert (row.state, "segment" in row.result.timings_s) == (State.REFUSED, False)
+    assert "patient" in row.message

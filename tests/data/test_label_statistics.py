@@ -104,6 +104,10 @@ def test_statistics_are_of_the_cases_that_have_a_label():
     assert bar.percentile_95_ml == pytest.approx(np.percentile(volumes, 95))
     assert (rest.share_of_cases, rest.share_at_border) == (0.25, 0.4)
     assert rest.largest_share_apart == pytest.approx(4 / 9)
+    shares = [0, 1 / 6, 2 / 7, 3 / 8, 4 / 9]
+    assert rest.usual_share_apart == rest.percentile_95_share_apart == pytest.approx(np.percentile(shares, 95))
+    assert (rest.smallest_ml, rest.smallest_whole_ml) == (pytest.approx(5), pytest.approx(7))
+    assert bar.smallest_whole_ml == bar.smallest_ml
     assert found.modalities == ("MR",)
     assert Fingerprint.model_validate_json(found.model_dump_json()) == found
 
@@ -154,4 +158,8 @@ def test_pooled_statistics_are_the_outermost_of_those_that_tell():
     assert (pooled.smallest_ml, pooled.largest_ml) == (pytest.approx(2), pytest.approx(5))
     assert (pooled.percentile_05_ml, pooled.percentile_95_ml) == (pytest.approx(2), pytest.approx(5))
     assert (pooled.median_ml, pooled.share_of_cases) == (pytest.approx(3.5), 0.75)
+    assert pooled.smallest_whole_ml == pytest.approx(2)
+    assert pooled.usual_share_apart == 0
     assert pool_labels([{}, {}]) == {}
+    older = one(5, 0.5)["a"].model_copy(update={"percentile_95_share_apart": None, "largest_share_apart": 0.25})
+    assert pool_labels([one(2, 1.0), {"a": older}])["a"].usual_share_apart == 0.25

@@ -18,11 +18,19 @@ from medseg.dicom.scan import scan_pile
 from medseg.dicom.stack import stack_series
 from medseg.labels import LabelMap, LabelSet
 from medseg.volume import Volume
-from tests.dicom.annotation_builder import box, contour, image, item, place, rtstruct, segment, segmentation
+from tests.dicom.annotation_builder import box, code, contour, image, item, place, rtstruct, segment, segmentation
 from tests.dicom.builder import SeriesSpec, write_series
 
 LABELS = LabelSet.from_names({2: "liver", 5: "kidney_left", 7: "kidney_right", 9: "spleen"})
 """The spleen is in no mask."""
+
+ORGANS = {
+    "liver": ("10200004", "Liver"),
+    "kidney": ("64033007", "Kidney"),
+    "spleen": ("78961009", "Spleen"),
+}
+SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
+DOCTOR = "CANARYDOCTOR^ANNA"
 
 Array = NDArray[np.uint8]
 
@@ -71,6 +79,25 @@ def blobs(shape: tuple[int, ...], seed: int = 0) -> Array:
     return array
 
 
+def anatomy() -> Dataset:
+    return code("91723000", "Anatomical Structure")
+
+
+def type_code(name: str) -> Dataset:
+    """What a label of `LABELS` is, by the tables of PS3.16: CID 7199 and CID 244."""
+    organ, _, side = name.partition("_")
+    kind = code(*ORGANS[organ])
+    if side:
+        kind.SegmentedPropertyTypeModifierCodeSequence = [code(*SIDES[side])]
+    return kind
+
+
+def coded_segment(number: int, name: str) -> Dataset:
+    made = segment(number, name, SegmentedPropertyTypeCodeSequence=[type_code(name)])
+    made.SegmentedPropertyCategoryCodeSequence = [anatomy()]
+    return made
+
+
 def seg_of(
     drawn: Drawn,
     array: Array | None = None,
@@ -89,12 +116,14 @@ def seg_of(
             frames.append((0, where(k), np.searchsorted([0, *values], plane).astype(np.uint8)))
         if kind == "BINARY":
             frames += [(n, where(k), plane == v) for n, v in enumerate(values, 1) if (plane == v).any()]
-    dataset = segmentation(drawn.spec, frames[::-1], [segment(n, names[v]) for n, v in enumerate(values, 1)], kind)
+    segments = [coded_segment(n, names[v]) for n, v in enumerate(values, 1)]
+    dataset = segmentation(drawn.spec, frames[::-1], segments, kind)
     series = item(
         SeriesInstanceUID=drawn.spec.series_uid,
         ReferencedInstanceSequence=[image(drawn.spec, k) for k in drawn.spec.slices],
     )
     dataset.ReferencedSeriesSequence = [series]
+    dataset.ReferringPhysicianName = DOCTOR
     return dataset
 
 
@@ -111,6 +140,10 @@ def rtstruct_of(
             boxes = [(k, np.array(box(*edges))) for k, edges in runs(mask)]
             regions[label.name] = [contour(drawn.spec, k, turned(corners)) for k, corners in boxes]
     dataset = rtstruct(drawn.spec, regions)
+    for observation, name in zip(dataset.RTROIObservationsSequence, regions, strict=True):
+        observation.SegmentedPropertyCategoryCodeSequence = [anatomy()]
+        observation.RTROIIdentificationCodeSequence = [type_code(name)]
+    dataset.ReferringPhysicianName = DOCTOR
     study = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
     study.RTReferencedSeriesSequence[0].ContourImageSequence = [image(drawn.spec, k) for k in drawn.spec.slices]
     return dataset

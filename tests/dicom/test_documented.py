@@ -24,6 +24,7 @@ OF_OBJECTS = {  # and of the quality of masks
     FindingCode.NO_CODE,
     FindingCode.NOT_ON_SLICES,
     FindingCode.EMPTY_MASK,
+    FindingCode.UNCHECKED,
     *(FindingCode(flag) for flag in FLAGS),
 }
 OPTIONS = {
@@ -38,7 +39,8 @@ OPTIONS = {
 
 
 def rows(docs: str = DOCS) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in docs.splitlines() if line.startswith("| `")]
+    lines = [line for line in docs.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
 def test_every_finding_of_dicom_stands_in_the_table_once() -> None:

@@ -87,10 +87,11 @@ def saved(dataset: Dataset, folder: Path) -> Path:
 
 
 def prove(path: Path, origin: Origin, labels: LabelMap) -> None:
-    by_modality = {"SEG": prove_segmentation, "RTSTRUCT": prove_structure_set, "SR": prove_report}
-    modality = dcmread(path, stop_before_pixels=True).Modality
-    if modality in by_modality:
-        by_modality[modality](path, origin, labels)
+    dataset = dcmread(path, stop_before_pixels=True)
+    if dataset.Modality == "SEG":
+        prove_segmentation(path, origin, labels, options=SegOptions(type=dataset.SegmentationType))
+    elif dataset.Modality in (by_modality := {"RTSTRUCT": prove_structure_set, "SR": prove_report}):
+        by_modality[dataset.Modality](path, origin, labels)
 
 
 # --- the mask ---

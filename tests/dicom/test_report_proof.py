@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,22 @@ from pydicom.dataset import Dataset
 
 from medseg.dicom.capture import make_captures
 from medseg.dicom.capture_proof import prove_captures
+from medseg.dicom.diameter_proof import longest_diameters
 from medseg.dicom.identity import Identity
 from medseg.dicom.object_parts import save_object
-from medseg.dicom.output_options import CaptureOptions, SrOptions
+from medseg.dicom.output_options import CaptureOptions, SegOptions, SrOptions
 from medseg.dicom.read import read_stack
 from medseg.dicom.report_proof import prove_report
+from medseg.dicom.seg import make_segmentation
 from medseg.dicom.sr import make_measurement_report
 from medseg.errors import ProofError
 from medseg.labels import LabelMap
 from medseg.maker import Maker
 from medseg.measurements import measure
 from medseg.volume import Volume
-from tests.dicom.builder import SeriesSpec
-from tests.dicom.proving import Drawn, draw
+from tests.dicom.annotation_builder import code
+from tests.dicom.builder import SeriesSpec, write_series
+from tests.dicom.proving import LABELS, Drawn, blobs, draw, label_map, origin_in
 
 MAKER = Maker("model", "ab" * 32)
 VOXEL_ML = 0.8 * 1.1 * 2.5 / 1000
@@ -42,18 +46,38 @@ def image(drawn: Drawn) -> Volume:
 
 
 @pytest.fixture(scope="module")
-def report(drawn: Drawn, image: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    measured = measure(drawn.labels, image)
-    made = make_measurement_report(drawn.origin, measured, Identity(drawn.origin, MAKER, "sr"), SrOptions())
-    path = tmp_path_factory.mktemp("report") / "sr.dcm"
+def segments(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = make_segmentation(drawn.origin, drawn.labels, Identity(drawn.origin, MAKER, "seg"), SegOptions())
+    path = tmp_path_factory.mktemp("segments") / "seg.dcm"
     save_object(made.dataset, path)
     return path
 
 
-def test_the_numbers_of_the_mask_pass(drawn: Drawn, image: Volume, report: Path) -> None:
-    proof = prove_report(report, drawn.origin, drawn.labels, image)
+def reported(drawn: Drawn, image: Volume, path: Path, segmentation: Dataset | None = None) -> Path:
+    measured = measure(drawn.labels, image)
+    identity = Identity(drawn.origin, MAKER, "sr")
+    made = make_measurement_report(drawn.origin, measured, identity, SrOptions(), segmentation)
+    save_object(made.dataset, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(drawn: Drawn, image: Volume, segments: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reported(drawn, image, tmp_path_factory.mktemp("report") / "sr.dcm", dcmread(segments))
+
+
+def test_the_numbers_of_the_mask_pass(
+    drawn: Drawn, image: Volume, report: Path, segments: Path, tmp_path: Path
+) -> None:
+    proof = prove_report(report, drawn.origin, drawn.labels, image=image, segmentation=segments)
     assert (proof.kind, proof.labels) == ("SR", ())
-    assert prove_report(report, drawn.origin, drawn.labels).seconds > 0
+    assert prove_report(report, drawn.origin, drawn.labels, segmentation=segments).seconds > 0
+    alone = reported(drawn, image, tmp_path / "alone.dcm")
+    prove_report(alone, drawn.origin, drawn.labels, image=image)
+    with pytest.raises(ProofError, match="the segmentation as evidence"):
+        prove_report(alone, drawn.origin, drawn.labels, image=image, segmentation=segments)
+    with pytest.raises(ProofError, match="expected no reference to a segment, found 1"):
+        prove_report(report, drawn.origin, drawn.labels, image=image)
 
 
 def items(dataset: Dataset) -> Iterator[Dataset]:
@@ -107,11 +131,83 @@ def without_an_image(dataset: Dataset) -> None:
     series.ReferencedSOPSequence = series.ReferencedSOPSequence[1:]
 
 
+def of_code(dataset: Dataset, value: str) -> list[Dataset]:
+    return [item for item in items(dataset) if item.ConceptNameCodeSequence[0].CodeValue == value]
+
+
+def references(dataset: Dataset) -> list[Dataset]:
+    return [item.ReferencedSOPSequence[0] for item in of_code(dataset, "121191")]
+
+
+def other_segment(dataset: Dataset) -> None:
+    references(dataset)[0].ReferencedSegmentNumber = 2
+
+
+def other_object(dataset: Dataset) -> None:
+    references(dataset)[1].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def no_segment(dataset: Dataset) -> None:
+    del of_code(dataset, "121191")[0].ReferencedSOPSequence[:]
+
+
+def other_tracking(dataset: Dataset) -> None:
+    of_code(dataset, "112040")[2].UID = "1.2.3"
+
+
+def other_series(dataset: Dataset) -> None:
+    of_code(dataset, "121232")[0].UID = "1.2.3"
+
+
+def other_type(dataset: Dataset) -> None:
+    of_code(dataset, "121071")[0].ConceptCodeSequence[0].CodeValue = "78961009"
+
+
+def other_side(dataset: Dataset) -> None:
+    of_code(dataset, "272741003")[0].ConceptCodeSequence[0].CodeValue = "24028007"
+
+
+def without_number(number: int) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        value = numbers(dataset)[number]
+        for item in items(dataset):
+            content = item.get("ContentSequence") or ()
+            kept = [one for one in content if value not in (one.get("MeasuredValueSequence") or ())]
+            if len(kept) < len(content):
+                item.ContentSequence = kept
+                return
+
+    return change
+
+
+def renamed_number(dataset: Dataset) -> None:
+    (first, *_) = of_code(dataset, "112031")
+    first.ConceptNameCodeSequence[0].CodeValue = "110852"
+
+
+def other_unit_of_values(dataset: Dataset) -> None:
+    numbers(dataset)[1].MeasurementUnitsCodeSequence[0].CodeValue = "1"
+
+
 WRONG: dict[str, tuple[Callable[[Dataset], None], str]] = {
     "volume": (scaled(0, 1.001), "label liver: expected a volume in ml of"),
     "mean": (scaled(1, 1.001), "label liver: expected a mean of"),
     "deviation": (scaled(2, 0.999), "label liver: expected a deviation of"),
-    "diameter": (scaled(3, -1), "label liver: expected a long axis above 0 mm"),
+    "diameter below 0": (scaled(3, -1), "label liver: expected a long axis in mm of"),
+    "longer": (scaled(3, 1.001), "label liver: expected a long axis in mm of"),
+    "shorter": (scaled(11, 0.999), "label kidney_right: expected a long axis in mm of"),
+    "no mean": (without_number(1), "label liver: expected a mean, found 3 other"),
+    "no deviation": (without_number(6), "label kidney_left: expected a deviation"),
+    "no diameter": (without_number(3), "label liver: expected a long axis in mm"),
+    "name of the mean": (renamed_number, "label liver: expected a mean"),
+    "unit of the mean": (other_unit_of_values, "label liver: expected the unit [hnsf'U], found 1"),
+    "segment": (other_segment, "label liver: expected a reference to segment 1 of its SEG, found segment 2"),
+    "segmentation": (other_object, "label kidney_left: expected a reference to segment 2 of its SEG, found"),
+    "no segment": (no_segment, "label liver: expected a reference to segment 1 of its SEG, found none"),
+    "tracking": (other_tracking, "label kidney_right: expected the tracking UID of its segment"),
+    "series": (other_series, "label liver: expected the series of its source"),
+    "type": (other_type, "label liver: expected the type 10200004"),
+    "side": (other_side, "label kidney_left: expected the side left, found right"),
     "last volume": (scaled(8, 1.001), "label kidney_right: expected a volume"),
     "swapped": (swapped, "expected a volume"),
     "renamed": (renamed("liver", "heart"), "none of them"),
@@ -125,13 +221,15 @@ WRONG: dict[str, tuple[Callable[[Dataset], None], str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_numbers_are_caught(drawn: Drawn, image: Volume, report: Path, tmp_path: Path, wrong: str) -> None:
+def test_wrong_numbers_are_caught(
+    drawn: Drawn, image: Volume, report: Path, segments: Path, tmp_path: Path, wrong: str
+) -> None:
     change, said = WRONG[wrong]
     dataset = dcmread(report)
     change(dataset)
     save_object(dataset, tmp_path / "sr.dcm")
-    with pytest.raises(ProofError, match=said.replace("(", r"\(")):
-        prove_report(tmp_path / "sr.dcm", drawn.origin, drawn.labels, image)
+    with pytest.raises(ProofError, match=re.escape(said)):
+        prove_report(tmp_path / "sr.dcm", drawn.origin, drawn.labels, image=image, segmentation=segments)
 
 
 def test_the_numbers_are_those_of_counting(drawn: Drawn, image: Volume, report: Path) -> None:
@@ -143,6 +241,58 @@ def test_the_numbers_are_those_of_counting(drawn: Drawn, image: Volume, report: 
     less = LabelMap(Volume(array, drawn.labels.affine), drawn.labels.labels)
     with pytest.raises(ProofError, match="label liver"):
         prove_report(report, drawn.origin, less)
+
+
+@pytest.mark.parametrize("geometry", ["axial", "sagittal", "tilted"])
+def test_the_longest_diameter_is_that_of_all_pairs(geometry: str) -> None:
+    """Against every pair of points halfway between a voxel inside and a neighbour outside."""
+    directions = {"axial": np.eye(3), "sagittal": np.roll(np.eye(3), 1, axis=0), "tilted": np.eye(3)}[geometry]
+    affine = np.eye(4)
+    affine[:3, :3] = directions @ np.diag([0.7, 1.3, 2.0])
+    if geometry == "tilted":
+        affine[1, 2] = 0.8
+    array = blobs((13, 11, 4), 1)
+    labels = LabelMap(Volume(np.asfortranarray(array), affine), LABELS)
+    axis = int(np.abs(affine[2, :3]).argmax())
+    first, second = (other for other in range(3) if other != axis)
+    found = longest_diameters(labels)
+    assert set(found) == {1, 2, 3}
+    for own, value in ((1, 2), (2, 5), (3, 7)):
+        longest = 0.0
+        for k in range(array.shape[axis]):
+            points = []
+            for at in np.argwhere(np.take(array, k, axis) == value):
+                for step in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+                    beside = at + step
+                    inside = all(0 <= b < array.shape[a] for b, a in zip(beside, (first, second), strict=True))
+                    if not inside or np.take(array, k, axis)[tuple(beside)] != value:
+                        points.append(at + np.array(step) / 2)
+            mm = np.array(points).reshape(-1, 2) @ affine[:3, [first, second]].T
+            longest = max([longest, *np.linalg.norm(mm[:, None] - mm[None], axis=-1).ravel()])
+        assert found[own] == pytest.approx(longest, rel=1e-12)
+
+
+def test_a_report_of_interpolated_slices_refers_to_no_segment(tmp_path: Path) -> None:
+    """All of the mask is measured, which no segment holds."""
+    write_series(tmp_path / "series", SeriesSpec("uneven", shape=(20, 16, 6), missing=(3,)))
+    origin = origin_in(tmp_path / "series", missing_slice="fill")
+    labels, identity = label_map(origin, blobs(origin.grid.shape)), Identity(origin, MAKER, "seg")
+    segmentation = make_segmentation(origin, labels, identity, SegOptions()).dataset
+    save_object(segmentation, tmp_path / "seg.dcm")
+    measured = measure(labels, None)
+    made = make_measurement_report(origin, measured, Identity(origin, MAKER, "sr"), SrOptions(), segmentation)
+    save_object(made.dataset, tmp_path / "sr.dcm")
+    prove_report(tmp_path / "sr.dcm", origin, labels, segmentation=tmp_path / "seg.dcm")
+    dataset = dcmread(tmp_path / "sr.dcm")
+    first = of_code(dataset, "125007")[0]
+    segment = Dataset()
+    segment.ValueType, segment.RelationshipType = "IMAGE", "CONTAINS"
+    segment.ConceptNameCodeSequence = [code("121191", "Referenced Segment", "DCM")]
+    segment.ReferencedSOPSequence = [Dataset()]
+    first.ContentSequence = [*first.ContentSequence, segment]
+    save_object(dataset, tmp_path / "sr.dcm")
+    with pytest.raises(ProofError, match="expected no reference to a segment, found 1"):
+        prove_report(tmp_path / "sr.dcm", origin, labels, segmentation=tmp_path / "seg.dcm")
 
 
 # --- captures ---
@@ -176,6 +326,7 @@ def test_a_capture_is_its_picture(drawn: Drawn, capture: Path) -> None:
     [
         ("StudyInstanceUID", "1.2", "StudyInstanceUID"),
         ("PatientName", "Other^Name", "PatientName"),
+        ("Modality", "CT", "Modality OT"),
         ("PhotometricInterpretation", "YBR_FULL", "other colours"),
         ("Rows", 30, "a picture|a whole object"),
         ("PixelData", b"12", "a whole object"),

@@ -213,10 +213,12 @@ def test_a_seg_holds_the_millimetres_of_the_mask(case: tuple[Geometry, NDArray[n
     with tempfile.TemporaryDirectory() as folder:
         origin, paths = written(Path(folder), geometry)
         labels, path = label_map(origin, array), Path(folder) / "seg.dcm"
-        made = make_segmentation(origin, labels, Identity(origin, MAKER, "seg"), SegOptions(type=kind))
+        options = SegOptions(type=kind)
+        made = make_segmentation(origin, labels, Identity(origin, MAKER, "seg"), options)
         save_object(made.dataset, path)
         assert_same(segments_mm(path), expected_mm(paths, labels))
-        assert all(label.dice == 1 for label in prove_segmentation(path, origin, labels).labels)
+        proof = prove_segmentation(path, origin, labels, options=options)
+        assert all(label.dice == 1 for label in proof.labels)
 
 
 @fast(max_examples=15)

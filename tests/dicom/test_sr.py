@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from medseg.dicom.read import read_stack
 from medseg.dicom.report_proof import prove_report
 from medseg.dicom.seg import make_segmentation
 from medseg.dicom.sr import make_measurement_report
+from medseg.dicom.sr_groups import meaning_of_values, unit_of
 from medseg.errors import DicomError
 from medseg.findings import FindingCode
 from medseg.labels import CodedConcept, Label, LabelMap, LabelSet
@@ -250,6 +252,17 @@ def test_values_of_another_meaning_are_not_called_hounsfield_units(
     assert names == {"Volume", "Long axis"} | ({"Attenuation Coefficient"} if is_known else set())
 
 
+def test_stored_values_are_no_hounsfield_units(tmp_path: Path) -> None:
+    """A CT without a rescale, of which the stored values were asked for."""
+    spec = SeriesSpec("raw", shape=(9, 8, 3), attributes={"RescaleSlope": None, "RescaleIntercept": None})
+    write_series(tmp_path / "series", spec)
+    origin = origin_in(tmp_path / "series", no_rescale="stored")
+    assert (meaning_of_values(origin), unit_of(origin)) == (None, "")
+    content = srread(report(origin, mask(origin), tmp_path)).content
+    groups = content.get_image_measurement_groups()
+    assert {one.name.meaning for group in groups for one in group.get_measurements()} == {"Volume", "Long axis"}
+
+
 def test_names_in_other_scripts_survive_in_an_old_character_set(tmp_path: Path) -> None:
     texts = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"}
     origin = written(tmp_path / "series", SeriesSpec("texts", shape=(9, 8, 3), attributes=texts))
@@ -288,7 +301,10 @@ def test_the_proof_accepts_what_is_right(tmp_path: Path) -> None:
     labels = mask(origin)
     with quiet_pydicom():
         image = read_stack(origin.stack)
-    prove_report(report(origin, labels, tmp_path, segmentation_of(origin, labels)), origin, labels, image)
+    segmentation = segmentation_of(origin, labels)
+    save_object(segmentation, tmp_path / "seg.dcm")
+    path = report(origin, labels, tmp_path, segmentation)
+    prove_report(path, origin, labels, image=image, segmentation=tmp_path / "seg.dcm")
 
 
 @pytest.mark.tools
@@ -305,3 +321,21 @@ def test_the_validator_finds_no_error(tmp_path: Path, name: str, with_segmentati
     assert [line for line in (said.stderr + said.stdout).splitlines() if line.startswith("Error")] == []
     dump = subprocess.run(["dsrdump", path], capture_output=True, text=True, check=True).stdout
     assert dump.count("Measurement Group") == 3
+
+
+def test_numbers_of_interpolated_slices_are_of_no_segment(tmp_path: Path) -> None:
+    """The volume holds a slice that the SEG lacks: a reader that counts the segment's voxels finds fewer."""
+    write_series(tmp_path / "source", replace(SPEC, missing={2}))
+    origin = origin_in(tmp_path / "source", missing_slice="fill")
+    labels = mask(origin)
+    numbers = measured(origin, labels)
+    seg = segmentation_of(origin, labels)
+    made = make_measurement_report(origin, numbers, Identity(origin, MAKER, "sr"), SrOptions(), seg)
+    assert FindingCode.NOT_ON_SLICES in {finding.code for finding in made.findings}
+    assert "ReferencedSegmentNumber" not in str(made.dataset)
+    assert str(seg.SOPInstanceUID) not in str(made.dataset)
+    save_object(made.dataset, tmp_path / "sr.dcm")
+    groups = srread(tmp_path / "sr.dcm").content.get_image_measurement_groups()
+    found = [numbers_of(group)["Volume", ""][0] for group in groups]
+    counts = [int((labels.array == value).sum()) * labels.grid.voxel_volume_ml for value in (2, 3, 7)]
+    assert found == pytest.approx(counts, rel=1e-6)

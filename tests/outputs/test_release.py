@@ -12,14 +12,16 @@ import pytest
 from pydicom import dcmread
 
 from medseg.dicom.read import read_stack
-from medseg.errors import InputError, ProofError
+from medseg.errors import GridError, InputError, ProofError, UsageError
 from medseg.findings import FindingCode
 from medseg.inference.saved import read_probabilities
 from medseg.maker import Maker
 from medseg.outputs import makers
 from medseg.outputs.case import DrawnCase
+from medseg.outputs.making import Making
 from medseg.outputs.release import release
 from medseg.recipe import Recipe
+from medseg.recipe.filenames import names_of
 from tests.dicom.builder import SeriesSpec
 from tests.dicom.proving import draw, label_map
 
@@ -87,6 +89,23 @@ def test_every_output_is_made_and_goes_to_its_folder(case, everything):
     assert made.volumes_ml["spleen"] == 0
 
 
+def test_the_recipe_foresees_the_names_of_the_files(case, everything, tmp_path):
+    """By them it refuses outputs that would write one file."""
+    named = {"masks": {"kind": "nifti"}, "values": {"kind": "tables"}, "views": {"kind": "pictures"}}
+    foreseen = [name for name, made in recipe().outputs.items() for name in names_of(name, made)]
+    assert {place.split("/")[1] for _, place in everything.files} == set(foreseen)
+    other = recipe(named | {"page": {"kind": "report"}})
+    foreseen = [name for name, made in other.outputs.items() for name in names_of(name, made)]
+    assert sorted(place.split("/")[1] for _, place in release(case, other, tmp_path).files) == sorted(foreseen)
+
+
+def test_a_file_is_entered_once(case, tmp_path):
+    making = Making(case, recipe(), tmp_path)
+    making.add("seg", "seg.dcm")
+    with pytest.raises(UsageError, match="SEG.dcm twice"):
+        making.add("SEG", "SEG.dcm")
+
+
 def test_objects_of_one_mask_belong_together(case, everything):
     objects = {place: dcmread(path) for path, place in everything.files if place.endswith(".dcm")}
     source = case.origin.datasets[0]
@@ -143,8 +162,23 @@ def test_a_flagged_study_is_held_back(case, tmp_path):
     made = release(case, recipe({"nifti": {}, "report": {}}, quality=asked, deliver=far), tmp_path / "scratch")
     assert made.held == ("organ-absent",)
     assert FindingCode.ORGAN_ABSENT in {finding.code for finding in made.findings}
-    assert all(place.startswith("held/series_x/") for _, place in made.files)
+    places = [place for _, place in made.files]
+    assert all(place.startswith("held/series_x/") for place in places)
+    assert len(set(places)) == len(places)  # though two deliveries take them
     assert not (tmp_path / "far").exists()
+
+
+def test_what_could_not_be_checked_is_said_and_holds_nothing_back(case, tmp_path):
+    asked = {"expected": ["liver"], "hold": ["organ-absent", "unusual-volume", "sides-swapped"]}
+    made = release(case, recipe({"nifti": {}}, quality=asked), tmp_path)
+    (told,) = [finding.message for finding in made.findings if finding.code is FindingCode.UNCHECKED]
+    assert "unusual-volume: " in told
+    assert made.held == ()
+    known = asked | {"volume_ml": {label.name: {} for label in case.labels.labels}}
+    made = release(case, recipe({"nifti": {}}, quality=known), tmp_path)
+    assert FindingCode.UNCHECKED not in {finding.code for finding in made.findings}
+    made = release(case, recipe({"nifti": {}}, quality={"mark": ["unusual-volume"]}), tmp_path)
+    assert FindingCode.UNCHECKED not in {finding.code for finding in made.findings}
 
 
 def test_what_is_wrong_is_not_released(case, tmp_path, monkeypatch):
@@ -178,25 +212,62 @@ def test_nifti_is_enough_for_what_is_no_object(case, tmp_path):
         release(plain, recipe({"seg": {}}), tmp_path / "b")
 
 
-def test_probabilities_become_a_fractional_object(case, tmp_path):
+def saved_probabilities(case, path, *, affine=None, mirrored=False, regions=False):
+    """Write a file as `medseg.inference.probabilities` does: around those of the mask."""
     h5py = pytest.importorskip("h5py")
-    file = tmp_path / "labels.probabilities.h5"
     names = ["background", *(label.name for label in case.labels.labels)]
-    rng = np.random.default_rng(0)
-    values = rng.random((len(names), *case.labels.array.shape[::-1])).astype(np.float16)
-    with h5py.File(file, "w") as stream:
-        data = stream.create_dataset("probabilities", data=values)
-        facts = (["c", "k", "j", "i"], names, case.labels.affine, False, "tiny", ["ab"])
+    noise = np.random.default_rng(0).random(case.labels.array.shape) * 0.49
+    values = np.stack(
+        [np.where(case.labels.array == value, 1 - noise, 0) for value in (0, *case.labels.labels.indices)]
+    )
+    values = values[:, ::-1] if mirrored else values
+    with h5py.File(path, "w") as stream:
+        data = stream.create_dataset("probabilities", data=values.transpose(0, 3, 2, 1).astype(np.float16))
+        grid = case.labels.affine if affine is None else affine
+        facts = (["c", "k", "j", "i"], names, grid, regions, "tiny", ["ab"])
         data.attrs.update(
             dict(zip(("axes", "names", "affine_ras_mm", "regions", "model", "weights_sha256"), facts, strict=True))
         )
-    drawn = DrawnCase("x", case.images, case.labels, MAKER, case.origin, probabilities=file)
+    return DrawnCase("x", case.images, case.labels, MAKER, case.origin, probabilities=path)
+
+
+def test_probabilities_become_a_fractional_object(case, tmp_path):
+    drawn = saved_probabilities(case, tmp_path / "labels.probabilities.h5")
     made = release(drawn, recipe({"seg": {"type": "FRACTIONAL"}, "probabilities": {}}), tmp_path / "made")
     places = {place: path for path, place in made.files}
     assert set(places) == {"x/seg.dcm", "x/labels.probabilities.h5"}
     seg = highdicom.seg.segread(places["x/seg.dcm"])
     assert seg.segmentation_type.value == "FRACTIONAL"
-    liver = read_probabilities(places["x/labels.probabilities.h5"]).read("liver")
+    liver = read_probabilities(places["x/labels.probabilities.h5"]).read("liver").astype(float)
     number = next(n for n in seg.segment_numbers if seg.get_segment_description(n).segment_label == "liver")
     found = seg.get_volume(segment_numbers=[number], rescale_fractional=True).array[..., 0]
-    assert np.sort(found.ravel()) == pytest.approx(np.sort(liver.astype(float).ravel()), abs=1 / 255)
+    assert found.sum() == pytest.approx(liver.sum(), rel=1e-3)
+    assert np.sort(found.ravel())[-100:] == pytest.approx(np.sort(liver.ravel())[-100:], abs=1 / 255)
+
+
+def test_probabilities_that_are_not_the_masks_are_not_released(case, tmp_path):
+    moved = case.labels.affine.copy()
+    moved[0, 3] += 1
+    wanted, path = recipe({"seg": {"type": "FRACTIONAL"}}), tmp_path / "p.h5"
+    for wrong, error, said in (
+        ({"mirrored": True}, ProofError, "what is probable"),
+        ({"affine": moved}, GridError, "the grid of the image"),
+        ({"regions": True}, InputError, "of regions"),
+    ):
+        with pytest.raises(error, match=said):
+            release(saved_probabilities(case, path, **wrong), wanted, tmp_path / "made")
+
+
+def test_an_empty_conditional_attribute_is_left_out(case, tmp_path):
+    """Type 1C must have a value where it is there (PS3.5 7.4.2); what is empty and of type 2 stays."""
+    source = case.origin.datasets[0]
+    source.DeidentificationMethod, kept = "", source.ReferringPhysicianName
+    source.ReferringPhysicianName = ""
+    try:
+        ((path, _),) = release(case, recipe({"seg": {}}), tmp_path).files
+    finally:
+        del source.DeidentificationMethod
+        source.ReferringPhysicianName = kept
+    made = dcmread(path)
+    assert "DeidentificationMethod" not in made
+    assert made.ReferringPhysicianName == ""

@@ -61,6 +61,13 @@ def test_organs_have_files_of_their_own():
     assert all("/" not in name and not name.startswith(".") for name in files)
 
 
+def test_a_file_is_given_once_also_where_a_name_looks_like_another_with_its_value():
+    names = {1: "lesion", 2: "lesion_3", 3: "lesion?", 4: "LESION_3_3"}
+    files = [name for _, name in organ_files(LabelSet.from_names(names))]
+    assert len({name.casefold() for name in files}) == len(names)
+    assert files[:2] == ["lesion.nii.gz", "lesion_3.nii.gz"]
+
+
 def test_an_organ_is_its_voxels_and_no_others():
     array = np.asfortranarray(np.random.default_rng(0).integers(0, 4, (5, 6, 7), dtype=np.uint8))
     labels = LabelMap(Volume(array, np.diag([1, 2, 3, 1.0])), LabelSet.from_names({1: "a", 2: "b", 3: "c"}))

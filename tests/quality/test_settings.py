@@ -65,3 +65,11 @@ def test_an_unknown_flag_in_a_file_is_answered_with_the_nearest(tmp_path):
     path.write_text("least_confidence: 0.5\nhold: [sides-swaped]\n")
     with pytest.raises(ConfigError, match="unknown value 'sides-swaped'; did you mean 'sides-swapped'"):
         load_yaml(path, QualitySettings)
+
+
+def test_every_label_that_is_named_is_listed_with_its_keys():
+    given = {"expected": ["a"], "may_touch_border": ["b"], "components": {"c": 1}, "left_of": {"d": "e"}}
+    settings = QualitySettings.model_validate(given)
+    assert settings.label_names == ("a", "b", "c", "d", "e")
+    assert (("left_of", "d"), "e") in list(settings.named())
+    assert QualitySettings().label_names == ()

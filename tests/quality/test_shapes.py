@@ -67,3 +67,9 @@ def test_voxels_on_faces_are_counted_an_edge_for_both():
 def test_an_empty_mask_has_no_shapes():
     empty = Volume(np.zeros((4, 5, 6), np.uint8, order="F"), np.eye(4))
     assert shapes_of(LabelMap(empty, LabelSet.from_names({1: "a"}))) == {}
+
+
+def test_an_axis_of_one_voxel_has_no_faces():
+    array = np.ones((4, 5, 1), np.uint8, order="F")
+    shape = shapes_of(LabelMap(Volume(array, np.eye(4)), LabelSet.from_names({1: "a"})))["a"]
+    assert shape.at_faces == {"left": 5, "right": 5, "back": 4, "front": 4}

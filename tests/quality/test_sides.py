@@ -34,6 +34,11 @@ def named(*names: str) -> LabelSet:
         ("rib_left_7", "rib_right_7"),
         ("Kidney-L", "Kidney-R"),
         ("L_hippocampus", "R_hippocampus"),
+        ("LKidney", "RKidney"),
+        ("kidneyL", "kidneyR"),
+        ("kidney_lt", "kidney_rt"),
+        ("kidney_l_cortex", "kidney_r_cortex"),
+        ("rib_l_7", "rib_r_7"),
     ],
 )
 def test_names_that_differ_in_their_side_alone_are_a_pair(left, right):
@@ -48,6 +53,8 @@ def test_names_that_differ_in_their_side_alone_are_a_pair(left, right):
         ("liver", "bright_spot"),
         ("left_right", "right_left"),
         ("vertebrae_L3", "vertebrae_R3"),
+        ("L1", "R1"),
+        ("vertebra_L_3", "vertebra_R_3"),
         ("left", "right_lung"),
     ],
 )

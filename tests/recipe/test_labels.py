@@ -88,12 +88,34 @@ def test_every_name_that_no_model_draws_with_its_line(tmp_path):
     ]
 
 
+def test_every_name_beside_another_is_one_that_is_drawn(tmp_path):
+    left_of = "components: {kidney: 1}\n  left_of: {kidny: livr}\n  may_touch_border: [spin]"
+    assert problems(tmp_path, ("components: {kidney: 1}", left_of)) == [
+        "18: quality.may_touch_border.0: no model draws 'spin'; did you mean 'spine'?",
+        "17: quality.left_of.kidny: no model draws 'kidny'; did you mean 'kidney'?",
+        "17: quality.left_of.kidny: no model draws 'livr'; did you mean 'liver'?",
+    ]
+
+
 def test_two_models_that_draw_one_name(tmp_path):
     assert problems(tmp_path, ("labels: [spine]", "labels: [spine, liver]")) == [
         "6: models.1: 'liver' is drawn by model 1 already; rename one, or take other labels"
     ]
     found = problems(tmp_path, ("{kidney_left: kidney}", "{kidney_left: liver}"))
     assert found[0] == "3: models.0: 'liver' is drawn by this model already; rename one, or take other labels"
+
+
+def test_sides_that_contradict_one_another(tmp_path):
+    change = ("rename: {kidney_left: kidney}", "rename: {kidney_left: kidney_right}")
+    names = [("  kidney: {lat", "  kidney_right: {lat"), ("{kidney: 1}", "{kidney_right: 1}")]
+    assert problems(tmp_path, change, *names) == [
+        "9: labels.kidney_right: 'kidney_right' has to be of one side: its name says right, "
+        "its laterality says left; correct name, laterality or code"
+    ]
+    code = CodedConcept(value="9846003", meaning="Right kidney")
+    own = LabelSet((Label(index=2, name="liver"), Label(index=5, name="kidney_left", code=code)))
+    with pytest.raises(ConfigError, match=r"models.0: 'kidney_left' .*its name says left, its code says right"):
+        check_against(Recipe(name="x", models=({"path": "a"},)), [own])
 
 
 def test_of_models_that_are_not_known_nothing_is_said(tmp_path):

@@ -122,6 +122,36 @@ def test_probabilities_are_of_one_model(tmp_path):
     assert not load(tmp_path, "outputs: {seg: }\n").needs_probabilities
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "file"),
+    [
+        ("nifti:", "labels: {kind: nifti}", "labels.nii.gz"),
+        ("nifti: {per_organ: true, tables: false}", "organs: {kind: nifti, per_organ: true}", "organs"),
+        ("capture:", "capture_axial: {kind: rtstruct}", "capture_axial.dcm"),
+        ("capture:", "Capture_Axial: {kind: rtstruct}", "Capture_Axial.dcm"),
+        ("probabilities:", "labels: {kind: probabilities}", "labels.probabilities.h5"),
+        ("tables: {formats: [json]}", "measurements: {kind: tables}", "measurements.json"),
+    ],
+)
+def test_two_outputs_never_write_one_file(tmp_path, first, second, file):
+    assert problems(tmp_path, f"outputs:\n  {first}\n  {second}\n") == [
+        f"4: outputs.{second.partition(':')[0]}: '{first.partition(':')[0]}' writes {file} too; give one of them "
+        "another name"
+    ]
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        "  nifti: {per_organ: true, tables: false}\n  labels: {kind: nifti, tables: false}",
+        "  tables: {formats: [csv]}\n  measurements: {kind: tables, formats: [json]}",
+        "  pictures: {planes: [axial]}\n  pictures_axial: {kind: seg}",
+    ],
+)
+def test_outputs_of_like_names_whose_files_differ(tmp_path, outputs):
+    assert len(load(tmp_path, f"outputs:\n{outputs}\n").outputs) == 2
+
+
 def test_deliveries_take_all_or_what_they_name(tmp_path):
     recipe = load(
         tmp_path,
@@ -154,6 +184,10 @@ def test_deliveries_take_all_or_what_they_name(tmp_path):
             "3: deliver.0.path: two cases would share this folder; put {case} or {series}",
         ),
         ("{to: folder, path: '../{case}'}", "3: deliver.0.path: a path without '..'"),
+        ("{to: folder, path: '~/x/{case}'}", "3: deliver.0.path: an absolute path: '~' is another folder"),
+        ("{to: folder, path: 'held/{case}'}", "3: deliver.0.path: another folder: 'held' is that of studies"),
+        ("{to: folder, path: './/held/{case}'}", "3: deliver.0.path: another folder: 'held' is that of studies"),
+        ("{to: folder, path: 'HELD/{case}'}", "3: deliver.0.path: another folder: 'held' is that of studies"),
         (
             "{to: folder, outputs: [nifit]}",
             "3: deliver.0.outputs.0: there is no output 'nifit'; did you mean 'nifti'?",
@@ -170,6 +204,9 @@ def test_an_output_that_goes_nowhere_or_twice_to_one_folder(tmp_path):
     assert problems(tmp_path, f"{text}  - {{to: folder}}\n") == [
         "5: deliver.1: 'nifti' goes to this folder already, by delivery 1"
     ]
+    for path in ("{case}", "./{case}/", "{series}"):
+        text = f"deliver:\n  - {{to: folder}}\n  - {{to: folder, path: '{path}'}}\n"
+        assert problems(tmp_path, text) == ["4: deliver.1: 'nifti' goes to this folder already, by delivery 1"]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "/a"])

@@ -48,7 +48,7 @@ def measurements(modality: str | None = "CT"):
     image = np.where(array == 1, 40.0, -7.25)
     affine = np.diag([2.0, 2.0, 10.0, 1.0])
     labels = LabelMap(Volume(array, affine), LabelSet.from_names({1: "liver", 2: "<script>x</script>"}))
-    return measure(labels, None if modality is None else Volume(image, affine, modality=modality))
+    return measure(labels, None if modality is None else Volume(image, affine), "HU" if modality == "CT" else "")
 
 
 PICTURE = Picture("overview", np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8))
@@ -114,6 +114,7 @@ def test_the_same_facts_make_the_same_page() -> None:
 
 def test_values_without_a_unit_and_without_an_image() -> None:
     assert "mean</th>" in case_page(CasePage("x", measurements("MR")))
+    assert "mean of channel 0 (MR)</th>" in case_page(CasePage("x", measurements("MR"), channel="0 (MR)"))
     head = Tables(case_page(CasePage("x", measurements(None)))).rows[0]
     assert head == ["label", "volume, ml", "longest axial diameter, mm", "voxels"]
 

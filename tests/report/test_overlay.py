@@ -177,6 +177,17 @@ def test_a_label_map_of_another_grid_is_refused() -> None:
         overlay_figure(volume(np.zeros(SHAPE)), labels, moved)
 
 
+@pytest.mark.parametrize("name", ["_block", "$x^{$y", "a$b$_{", "$a$", "50 % & #"])
+def test_names_are_no_formulas_and_none_is_left_out(name: str) -> None:
+    labels = LabelMap(block_map().volume, LabelSet((Label(index=1, name=name, color="#ff0000"),)))
+    figure = overlay_figure(volume(np.zeros(SHAPE)), labels, title=name)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [name]
+    assert rendered(figure).shape[0] > 0
+    (text,) = legend.get_texts()
+    assert text.get_window_extent().width > 10  # it is drawn
+
+
 def test_a_single_slice_and_a_long_body_can_be_drawn() -> None:
     for shape in ((30, 40, 1), (5, 4, 300)):
         array = np.ones(shape, dtype=np.uint8)
