@@ -120,7 +120,7 @@ class StudyReader:
 
     Attributes:
         policies: What to do about irregular DICOM series; the safest by default.
-        of_objects: DICOM objects are to be made: a series that none can be made of is refused before it is segmented.
+        of_objects: DICOM objects are to be made: a series that none can be made of is refused, not segmented.
     """
 
     policies: Policies = field(default_factory=Policies)
