@@ -50,9 +50,9 @@ def study_crew(
         writer: Makes the last stage, given the scratch folder; picklable. By default it writes a label map alone.
         needs_images: Whether it looks at the images.
     """
-    of_objects = isinstance(model, Recipe) and model.needs_dicom
+    objects = model.object_options if isinstance(model, Recipe) and model.needs_dicom else None
     return Crew(
-        partial(StudyReader, policies, of_objects),
+        partial(StudyReader, policies, objects),
         partial(StudyNetwork, model, options, scratch=scratch, sharers=sharers),
         partial(writer, scratch),
         needs_images,

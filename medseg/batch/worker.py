@@ -13,7 +13,9 @@ from typing import Protocol
 from medseg.batch.job import Job, JobResult, Output
 from medseg.batch.readable import reading_files_of
 from medseg.batch.scratch import study_folder
+from medseg.dicom.object_parts import require_references
 from medseg.dicom.origin import read_origin
+from medseg.dicom.output_options import ObjectOptions
 from medseg.dicom.policy import Policies
 from medseg.errors import InputError, MedsegError, OutOfMemoryError, is_out_of_memory
 from medseg.files import sha256_of
@@ -120,11 +122,12 @@ class StudyReader:
 
     Attributes:
         policies: What to do about irregular DICOM series; the safest by default.
-        of_objects: DICOM objects are to be made: a series that none can be made of is refused, not segmented.
+        objects: Options of the DICOM objects that are to be made: a series that they cannot be made of is refused,
+            and not segmented. None where there are none.
     """
 
     policies: Policies = field(default_factory=Policies)
-    of_objects: bool = False
+    objects: tuple[ObjectOptions, ...] | None = None
 
     def __call__(self, job: Job) -> Images:
         """See `Reader`.
@@ -135,8 +138,10 @@ class StudyReader:
         """
         with reading_files_of(job):
             study = job.study(self.policies)
-            if study.stack and self.of_objects:
-                read_origin(study.stack)
+            if study.stack and self.objects is not None:
+                origin = read_origin(study.stack)
+                for options in self.objects:
+                    require_references(origin, options)
             return read_study(study)
 
 

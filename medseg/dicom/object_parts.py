@@ -101,14 +101,29 @@ def frame_of_reference(origin: Origin, identity: Identity, options: ObjectOption
     """
     if origin.frame_of_reference_uid:
         return origin.frame_of_reference_uid, []
-    if options.without_frame_of_reference == "refuse":
-        expected = "a FrameOfReferenceUID, which the object's coordinates count in"
-        remedy = "have the scanner's series exported whole, or set without_frame_of_reference: make"
-        raise refusal(origin.where, FindingCode.MADE_FRAME_OF_REFERENCE, expected, "none in the series", remedy)
+    _require_frame_of_reference(origin, options)
     message = "the series has no frame of reference: one was made up, so viewers may not lay the object over it"
     return identity.made_frame_of_reference_uid, [
         Finding(FindingCode.MADE_FRAME_OF_REFERENCE, message, origin.where)
     ]
+
+
+def require_references(origin: Origin, options: ObjectOptions) -> None:
+    """Refuse a series that an object with coordinates could not refer to, before it is segmented.
+
+    Raises:
+        DicomError: It has no frame of reference, or files without a SOP class, and neither may be made up.
+    """
+    _require_frame_of_reference(origin, options)
+    for number in range(len(origin.frames)):
+        sop_class_of(origin, number, options)
+
+
+def _require_frame_of_reference(origin: Origin, options: ObjectOptions) -> None:
+    if not origin.frame_of_reference_uid and options.without_frame_of_reference == "refuse":
+        expected = "a FrameOfReferenceUID, which the object's coordinates count in"
+        remedy = "have the scanner's series exported whole, or set without_frame_of_reference: make"
+        raise refusal(origin.where, FindingCode.MADE_FRAME_OF_REFERENCE, expected, "none in the series", remedy)
 
 
 def sop_class_of(origin: Origin, number: int, options: ObjectOptions) -> str:

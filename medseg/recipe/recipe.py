@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from medseg.cleanup import Cleanup
+from medseg.dicom.output_options import ObjectOptions
 from medseg.dicom.policy import Policies
 from medseg.dicom.series_rules import SeriesRules
 from medseg.errors import UsageError
@@ -26,6 +27,7 @@ from medseg.recipe.outputs import (
     Output,
     Outputs,
     ProbabilitiesOutput,
+    RtstructOutput,
     SegOutput,
     SrOutput,
 )
@@ -104,6 +106,11 @@ class Recipe(BaseModel):
     def needs_dicom(self) -> bool:
         """Whether an output is a DICOM object, which only a study that is DICOM can have."""
         return any(made.kind in DICOM_KINDS for made in self.outputs.values())
+
+    @property
+    def object_options(self) -> tuple[ObjectOptions, ...]:
+        """Of the DICOM objects whose coordinates count in the frame of reference of the source."""
+        return tuple(made for made in self.outputs.values() if isinstance(made, SegOutput | RtstructOutput))
 
     def segmentation_of(self, report: str) -> str:
         """Return the name of the segmentation that a measurement report refers to.

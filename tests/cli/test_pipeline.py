@@ -138,14 +138,22 @@ def test_a_share_that_is_not_mounted_is_refused(medseg, place):
     assert {path.name for path in (place / "share").rglob("*") if path.is_file()} == NAMES
 
 
-def test_a_series_that_no_object_can_be_made_of_is_refused_before_it_is_segmented(medseg, place):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda dataset, number: setattr(dataset, "PatientID", f"another {number % 2}"), "patient"),
+        (lambda dataset, number: delattr(dataset, "FrameOfReferenceUID"), "without_frame_of_reference: make"),
+    ],
+    ids=["two patients", "no frame of reference"],
+)
+def test_a_series_that_no_object_can_be_made_of_is_refused_before_it_is_segmented(medseg, place, change, said):
     for number, file in enumerate(sorted((place / "study").rglob("*.dcm"))):
         dataset = dcmread(file)
-        dataset.PatientID = f"another {number % 2}"
+        change(dataset, number)
         dataset.save_as(file)
     status, text = medseg("segment", place / "study", "-p", place / "clinic.yaml", "-o", place / "out")
     assert status == 5, text
     with Ledger(place / "out") as ledger:
         (row,) = ledger.rows()
     assert (row.state, "segment" in row.result.timings_s) == (State.REFUSED, False)
-    assert "patient" in row.message
+    assert said in row.message
