@@ -88,6 +88,14 @@ def test_the_largest_component_as_scipy_measures_it(array):
     np.testing.assert_array_equal(out[array != 1], array[array != 1])
 
 
+def test_a_voxel_at_the_border_is_no_hole():
+    """fill_voids 2.1 fills one of these; a volume two slices thick has no inside."""
+    array = np.array(
+        [[[0, 1, 1, 0, 1, 0, 1], [1, 1, 1, 1, 0, 1, 1]], [[1, 0, 1, 0, 0, 1, 2], [1, 1, 1, 1, 1, 1, 0]]], np.uint8
+    )
+    np.testing.assert_array_equal(cleaned(array, fill_holes=["liver"]), array)
+
+
 def test_holes_of_each_kind_are_filled():
     array = np.zeros((7, 7, 7), np.uint8)
     array[1:6, 1:6, 1:6] = 1

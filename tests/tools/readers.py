@@ -117,12 +117,15 @@ def _fine_pictures(case: Case) -> Iterator[Dataset]:
     size = int(np.ceil(np.ptp(places[:, :2], axis=0).max() / spacing)) + 1
     for number, plane in enumerate(planes):
         height = plane[:3, 3] @ along[:, 2]
-        yield _picture(case.origin.dataset(number), along @ [*places[:, :2].min(axis=0), height], size, spacing)
+        own = case.origin.dataset(number).SOPInstanceUID
+        yield _picture(case.origin.datasets[0], own, along @ [*places[:, :2].min(axis=0), height], size, spacing)
 
 
-def _picture(source: Dataset, position: NDArray[np.float64], size: int, spacing: float) -> Dataset:
+def _picture(source: Dataset, own_uid: str, position: NDArray[np.float64], size: int, spacing: float) -> Dataset:
+    """Make a picture of the study and series of a source, which has the header of the first file only."""
     picture = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"):
+    picture.SOPInstanceUID = own_uid
+    for keyword in ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"):
         picture[keyword] = source[keyword]
     picture.FrameOfReferenceUID, picture.PatientName, picture.PatientID = source.FrameOfReferenceUID, "", ""
     picture.ImageOrientationPatient = source.ImageOrientationPatient
