@@ -7,7 +7,6 @@ import json
 from medseg.labels import Label, LabelSet
 from medseg.recipe.filenames import TABLE_FILES
 
-JSON_FILE, ITK_SNAP_FILE, SLICER_FILE = TABLE_FILES
 
 _ITK_SNAP_HEAD = """\
 # ITK-SNAP label descriptions
@@ -23,7 +22,8 @@ _SLICER_HEAD = """\
 
 def label_tables(labels: LabelSet) -> dict[str, str]:
     """Return the text of each table, by file name."""
-    return {JSON_FILE: json_table(labels), ITK_SNAP_FILE: itk_snap_table(labels), SLICER_FILE: slicer_table(labels)}
+    texts = json_table(labels), itk_snap_table(labels), slicer_table(labels)
+    return dict(zip(TABLE_FILES, texts, strict=True))
 
 
 def json_table(labels: LabelSet) -> str:

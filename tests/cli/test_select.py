@@ -1,29 +1,11 @@
 """``medseg select`` as a user types it: the table, the files, and the exit status of what is refused."""
 
 import json
-import re
 
-import pytest
-
-from medseg.cli import main
 from medseg.model import load_package
 from tests.builders import tiny_dataset
 from tests.selection.folders import write_run
 from tests.selection.test_select import scores, with_islands
-
-
-@pytest.fixture
-def medseg(capsys):
-    """Run a command; return (exit status, what it printed, one line a line)."""
-
-    def run(*words: object) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(caught.value.code or 0), re.sub(r"\s+", " ", out + err)
-
-    return run
 
 
 def test_runs_are_compared_and_the_best_written(medseg, tmp_path):
