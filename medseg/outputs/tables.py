@@ -7,7 +7,6 @@ import json
 from medseg.labels import Label, LabelSet
 from medseg.recipe.filenames import TABLE_FILES
 
-
 _ITK_SNAP_HEAD = """\
 # ITK-SNAP label descriptions
 # index, red, green, blue (0 to 255), opacity (0 to 1), visible, shown in 3-D, "name"
